@@ -1,0 +1,350 @@
+/*
+ * Batches: what EXECUTE writes into and reads through.
+ *
+ * A batch is a layer (an ART write buffer) over the frozen layers of the batches before it that were not yet merged when
+ * it was opened, over a snapshot of the newest merged version at that time. A read asks them in this order. Layers are
+ * counted, so that a parent may be closed, or merged, while its children still read through it.
+ *
+ * eng->batches (a mutex) guards the order of open batches and the counts; nothing is held while reading or writing.
+ */
+#include "engine_internal.h"
+#include "tree.h"
+
+#include <stdlib.h>
+
+#define BATCH_MAGIC 0x42415443u
+
+static void layer_release(struct eng *eng, struct layer *layer)
+{
+    if (!layer || --layer->references)
+        return;
+    atomic_fetch_sub_explicit(&eng->batch_memory, buffer_memory(layer->buffer), memory_order_relaxed);
+    buffer_close(&layer->buffer);
+    free(layer);
+}
+
+/* The layers a new batch reads through, and its base. Called with eng->batches held. */
+static enum eng_status batch_stack(struct eng_batch *batch, struct eng_batch *parent)
+{
+    struct eng *eng = batch->eng;
+    if (parent) {
+        assert(parent->magic == BATCH_MAGIC && parent->frozen && parent->root_index == batch->root_index);
+        struct layer *chain[ENG_BATCH_DEPTH_MAX + 1];
+        uint32_t n = 0;
+        chain[n++] = parent->own;
+        for (uint32_t i = 0; i < parent->below_count; i++)
+            chain[n++] = parent->below[i];
+        for (uint32_t i = 0; i < n && !chain[i]->committed; i++) {
+            if (batch->below_count == ENG_BATCH_DEPTH_MAX)
+                return eng_fail(ENG_BUSY, "batch: %u batches wait for their merge", ENG_BATCH_DEPTH_MAX);
+            batch->below[batch->below_count++] = chain[i];
+        }
+    }
+    /* The base must not be older than the first layer left out; the head is at least as new, and layers above win. */
+    enum eng_status status = eng_snapshot_open(eng, batch->root_index, ENG_HEAD, &batch->base);
+    if (status != ENG_OK)
+        return status;
+    for (uint32_t i = 0; i < batch->below_count; i++)
+        batch->below[i]->references++;
+    return ENG_OK;
+}
+
+enum eng_status eng_batch_open(struct eng *eng, uint32_t root, struct eng_batch *parent, struct eng_batch **out)
+{
+    assert(eng->magic == ENG_MAGIC && root < ENG_ROOTS_MAX);
+    struct eng_batch *batch = calloc(1, sizeof *batch);
+    struct layer *layer = calloc(1, sizeof *layer);
+    enum eng_status status = ENG_NO_MEMORY;
+    if (batch && layer)
+        status = buffer_open(&layer->buffer);
+    if (status != ENG_OK) {
+        free(batch);
+        free(layer);
+        return eng_fail(status, "batch: out of memory");
+    }
+    layer->references = 1;
+    batch->magic = BATCH_MAGIC;
+    batch->eng = eng;
+    batch->root_index = root;
+    batch->own = layer;
+    pthread_mutex_lock(&eng->batches);
+    status = batch_stack(batch, parent);
+    pthread_mutex_unlock(&eng->batches);
+    if (status != ENG_OK) {
+        buffer_close(&layer->buffer);
+        free(layer);
+        free(batch);
+        return status;
+    }
+    *out = batch;
+    return ENG_OK;
+}
+
+void eng_batch_close(struct eng_batch **out)
+{
+    struct eng_batch *batch = *out;
+    if (!batch)
+        return;
+    assert(batch->magic == BATCH_MAGIC);
+    struct eng *eng = batch->eng;
+    pthread_mutex_lock(&eng->batches);
+    for (uint32_t i = 0; i < batch->below_count; i++)
+        layer_release(eng, batch->below[i]);
+    layer_release(eng, batch->own);
+    pthread_mutex_unlock(&eng->batches);
+    eng_snapshot_close(&batch->base);
+    free(batch->copy);
+    batch->magic = 0;
+    free(batch);
+    *out = NULL;
+}
+
+enum eng_status eng_batch_put(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, struct eng_value value)
+{
+    assert(batch->magic == BATCH_MAGIC && !batch->frozen);
+    if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX)
+        return eng_fail(ENG_INVALID, "key: %zu bytes, must be 1 to %u", key_bytes, ENG_KEY_BYTES_MAX);
+    if (value.tag != ENG_BYTES && value.tag != ENG_AMOUNT)
+        return eng_fail(ENG_INVALID, "value: tag %d", (int)value.tag);
+    if (value.tag == ENG_AMOUNT && value.size != 16)
+        return eng_fail(ENG_INVALID, "amount: %zu bytes, must be 16", value.size);
+    uint64_t limit = ENG_VALUE_BYTES_MAX, segment = batch->eng->segment_bytes - sizeof(struct value_object);
+    if (value.size > (segment < limit ? segment : limit))
+        return eng_fail(ENG_TOO_LARGE, "value: %zu bytes, at most %llu", value.size,
+                        (unsigned long long)(segment < limit ? segment : limit));
+    return buffer_put(batch->own->buffer, key, key_bytes, value.tag, value.bytes, value.size);
+}
+
+enum eng_status eng_batch_remove(struct eng_batch *batch, const uint8_t *key, size_t key_bytes)
+{
+    assert(batch->magic == BATCH_MAGIC && !batch->frozen);
+    if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX)
+        return eng_fail(ENG_INVALID, "key: %zu bytes, must be 1 to %u", key_bytes, ENG_KEY_BYTES_MAX);
+    return buffer_remove(batch->own->buffer, key, key_bytes);
+}
+
+static void entry_value(const struct buffer_entry *entry, struct eng_value *value)
+{
+    *value = (struct eng_value){(enum eng_tag)entry->tag, entry->value, entry->value_bytes};
+}
+
+static const struct buffer_entry *layers_find(const struct eng_batch *batch, const uint8_t *key, size_t key_bytes)
+{
+    const struct buffer_entry *entry = buffer_find(batch->own->buffer, key, key_bytes);
+    for (uint32_t i = 0; !entry && i < batch->below_count; i++)
+        entry = buffer_find(batch->below[i]->buffer, key, key_bytes);
+    return entry;
+}
+
+static enum eng_status batch_copy(struct eng_batch *batch, struct eng_value *value)
+{
+    if (value->size > batch->copy_capacity || !batch->copy) {
+        uint8_t *fresh = realloc(batch->copy, value->size + 256);
+        if (!fresh)
+            return eng_fail(ENG_NO_MEMORY, "batch: out of memory");
+        batch->copy = fresh;
+        batch->copy_capacity = value->size + 256;
+    }
+    memcpy(batch->copy, value->bytes, value->size);
+    value->bytes = batch->copy;
+    return ENG_OK;
+}
+
+enum eng_status eng_batch_get(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, struct eng_value *value)
+{
+    assert(batch->magic == BATCH_MAGIC);
+    if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX)
+        return eng_fail(ENG_INVALID, "key: %zu bytes, must be 1 to %u", key_bytes, ENG_KEY_BYTES_MAX);
+    const struct buffer_entry *entry = layers_find(batch, key, key_bytes);
+    if (entry) {
+        if (entry->kind == BUFFER_REMOVE)
+            return ENG_NOT_FOUND;
+        entry_value(entry, value);
+        return ENG_OK;
+    }
+    struct eng *eng = batch->eng;
+    struct reader *reader = eng_enter(eng);
+    if (!reader)
+        return ENG_NO_READERS;
+    struct tree_value stored;
+    enum eng_status status = tree_get(eng->store, batch->base->version.root, key, key_bytes, &stored);
+    if (status == ENG_OK)
+        status = tree_value_read(eng->store, &stored, value, NULL);
+    if (status == ENG_OK)
+        status = batch_copy(batch, value);
+    reader_leave(reader);
+    return status;
+}
+
+enum eng_status eng_batch_next(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, bool after, uint8_t *next,
+                               size_t *next_bytes)
+{
+    assert(batch->magic == BATCH_MAGIC && key_bytes <= ENG_KEY_BYTES_MAX);
+    uint8_t at[ENG_KEY_BYTES_MAX + 1];
+    size_t at_bytes = key_bytes;
+    memcpy(at, key, key_bytes);
+    struct eng_cursor *cursor;
+    enum eng_status status = eng_cursor_open(batch->base, &cursor);
+    if (status != ENG_OK)
+        return status;
+    for (;;) {
+        /* the smallest key of the tree and of each layer from here on; a removal in a newer layer hides it */
+        const uint8_t *best = NULL;
+        size_t best_bytes = 0;
+        status = eng_cursor_seek(cursor, at, at_bytes);
+        if (status == ENG_OK) {
+            best = eng_cursor_key(cursor, &best_bytes);
+            if (after && best_bytes == at_bytes && memcmp(best, at, at_bytes) == 0) {
+                status = eng_cursor_next(cursor);
+                best = status == ENG_OK ? eng_cursor_key(cursor, &best_bytes) : NULL;
+            }
+        }
+        if (status != ENG_OK && status != ENG_NOT_FOUND)
+            break;
+        for (uint32_t i = 0; i <= batch->below_count; i++) {
+            const struct buffer *buffer = i ? batch->below[i - 1]->buffer : batch->own->buffer;
+            const struct buffer_entry *entry = buffer_seek(buffer, at, at_bytes, after);
+            if (entry && (!best || bytes_compare(entry->key, entry->key_bytes, best, best_bytes) < 0)) {
+                best = entry->key;
+                best_bytes = entry->key_bytes;
+            }
+        }
+        status = ENG_NOT_FOUND;
+        if (!best)
+            break;
+        const struct buffer_entry *entry = layers_find(batch, best, best_bytes);
+        memmove(at, best, best_bytes);
+        at_bytes = best_bytes;
+        after = true;
+        if (!entry || entry->kind == BUFFER_PUT) {
+            memcpy(next, at, at_bytes);
+            *next_bytes = at_bytes;
+            status = ENG_OK;
+            break;
+        }
+    }
+    eng_cursor_close(&cursor);
+    return status;
+}
+
+void eng_batch_prefetch(struct eng_batch *batch, size_t count, const uint8_t *const keys[], const size_t key_bytes[])
+{
+    struct eng *eng = batch->eng;
+    struct reader *reader = eng_enter(eng);
+    if (!reader)
+        return;
+    enum eng_status status = ENG_OK;
+    for (size_t at = 0; at < count && status == ENG_OK; at += TREE_MANY) {
+        struct tree_value values[TREE_MANY];
+        size_t n = count - at < TREE_MANY ? count - at : TREE_MANY;
+        status = tree_get_many(eng->store, batch->base->version.root, n, keys + at, key_bytes + at, values);
+    }
+    reader_leave(reader);
+}
+
+uint64_t eng_batch_mark(const struct eng_batch *batch)
+{
+    return buffer_get_mark(batch->own->buffer);
+}
+
+void eng_batch_rollback(struct eng_batch *batch, uint64_t mark)
+{
+    assert(!batch->frozen);
+    buffer_rollback(batch->own->buffer, mark);
+}
+
+size_t eng_batch_count(const struct eng_batch *batch)
+{
+    return buffer_count(batch->own->buffer);
+}
+
+size_t eng_batch_memory(const struct eng_batch *batch)
+{
+    return buffer_memory(batch->own->buffer);
+}
+
+enum eng_status eng_batch_freeze(struct eng_batch *batch)
+{
+    assert(batch->magic == BATCH_MAGIC);
+    if (batch->frozen)
+        return ENG_OK;
+    enum eng_status status = buffer_freeze(batch->own->buffer, &batch->own->entries, &batch->own->count);
+    if (status != ENG_OK)
+        return status;
+    atomic_fetch_add_explicit(&batch->eng->batch_memory, buffer_memory(batch->own->buffer), memory_order_relaxed);
+    batch->frozen = true;
+    return ENG_OK;
+}
+
+enum eng_status eng_batch_each(struct eng_batch *batch,
+                               enum eng_status (*each)(void *context, const uint8_t *key, size_t key_bytes,
+                                                       const struct eng_value *value),
+                               void *context)
+{
+    assert(batch->frozen);
+    for (size_t i = 0; i < batch->own->count; i++) {
+        const struct buffer_entry *entry = &batch->own->entries[i];
+        struct eng_value value;
+        entry_value(entry, &value);
+        enum eng_status status =
+            each(context, entry->key, entry->key_bytes, entry->kind == BUFFER_PUT ? &value : NULL);
+        if (status != ENG_OK)
+            return status;
+    }
+    return ENG_OK;
+}
+
+static enum eng_status batch_commit(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
+                                    struct eng_summary *summary)
+{
+    assert(batch->magic == BATCH_MAGIC && batch->frozen && !batch->committed);
+    struct eng *eng = batch->eng;
+    struct eng_summary made;
+    if (eng->failed != ENG_OK)
+        return eng_fail(ENG_IO, "store: stopped after a failed write of its log");
+    uint64_t end = 0;
+    enum eng_status status = ENG_OK;
+    if (eng->log && keep)
+        status = eng_log_batch(eng, batch, tag, &end);
+    if (status != ENG_OK)
+        return status;
+    status = eng_merge(eng, batch->root_index, batch->own->entries, batch->own->count, tag, expected, keep, &made);
+    if (summary && (status == ENG_OK || status == ENG_CONFLICT))
+        *summary = made;
+    if (status != ENG_OK) {
+        if (end) { /* logged but not merged: the log says more than the store holds */
+            eng->failed = status;
+        }
+        return status;
+    }
+    if (!keep)
+        return ENG_OK;
+    pthread_mutex_lock(&eng->batches);
+    batch->own->committed = tag + 1;
+    pthread_mutex_unlock(&eng->batches);
+    batch->committed = true;
+    if (end) {
+        status = log_wait(eng->log, end, -1);
+        if (status != ENG_OK)
+            eng->failed = ENG_IO;
+        else
+            eng_log_checkpoint(eng);
+    }
+    return status;
+}
+
+enum eng_status eng_commit(struct eng_batch *batch, uint64_t tag, struct eng_summary *summary)
+{
+    return batch_commit(batch, tag, NULL, true, summary);
+}
+
+enum eng_status eng_commit_expect(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected,
+                                  struct eng_summary *summary)
+{
+    return batch_commit(batch, tag, expected, true, summary);
+}
+
+enum eng_status eng_dry_commit(struct eng_batch *batch, struct eng_summary *summary)
+{
+    return batch_commit(batch, 0, NULL, false, summary);
+}

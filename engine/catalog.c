@@ -1,0 +1,72 @@
+/*
+ * The catalog: every version of every lineage, as a checkpoint keeps it in state/catalog.<number & 1>.
+ *
+ * One entry of 96 bytes a version, by lineage, then oldest first:
+ *
+ *   offset 0   u32 lineage    4  u32 dropped (1: waits for its pins; pins end with the process)
+ *          8   u64 generation     16  u64 tag     24  u32 root     28  u32 head of the death list
+ *         32   summary, 64 bytes
+ *
+ * Its length and its checksum (XXH3) stand in the root slot, so the file itself has no header. A catalog is valid if
+ * and only if that checksum matches; what is then still impossible (an unknown lineage, tags out of order) is damage.
+ *
+ * Ways to fail: memory; ENG_DAMAGED with file and offset.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "store_internal.h"
+
+enum eng_status catalog_encode(struct store *store, uint8_t **bytes, size_t *length)
+{
+    size_t count = 0;
+    for (uint32_t i = 0; i < ENG_ROOTS_MAX; i++)
+        count += store->versions.lineages[i].count;
+    struct catalog_entry *entries = calloc(count + 1, sizeof *entries), *entry = entries;
+    if (!entries)
+        return eng_fail(ENG_NO_MEMORY, "%s: catalog of %zu versions: out of memory", store->dir, count);
+    for (uint32_t i = 0; i < ENG_ROOTS_MAX; i++) {
+        const struct lineage *line = &store->versions.lineages[i];
+        for (size_t v = 0; v < line->count; v++, entry++) {
+            const struct version *version = &line->versions[line->first + v];
+            entry->lineage = i;
+            entry->dropped = version->dropped;
+            entry->generation = version->seen.generation;
+            entry->tag = version->seen.tag;
+            entry->root = version->seen.root;
+            entry->list = version->list;
+            entry->summary = version->seen.summary;
+        }
+    }
+    *bytes = (uint8_t *)entries;
+    *length = count * sizeof *entries;
+    return ENG_OK;
+}
+
+enum eng_status catalog_load(struct store *store, const uint8_t *bytes, size_t length, const char *path)
+{
+    for (size_t at = 0; at < length; at += sizeof(struct catalog_entry)) {
+        struct catalog_entry entry;
+        if (length - at < sizeof entry)
+            return eng_fail(ENG_DAMAGED, "%s: entry at offset %zu: cut short", path, at);
+        memcpy(&entry, bytes + at, sizeof entry);
+        if (entry.lineage >= ENG_ROOTS_MAX || entry.dropped > 1)
+            return eng_fail(ENG_DAMAGED, "%s: entry at offset %zu: impossible lineage", path, at);
+        struct lineage *line = &store->versions.lineages[entry.lineage];
+        if (line->count && (line->versions[line->count - 1].seen.tag >= entry.tag ||
+                            line->versions[line->count - 1].seen.generation >= entry.generation))
+            return eng_fail(ENG_DAMAGED, "%s: entry at offset %zu: out of order", path, at);
+        struct version version = {.list = entry.list};
+        version.seen.generation = entry.generation;
+        version.seen.tag = entry.tag;
+        version.seen.root = entry.root;
+        version.seen.summary = entry.summary;
+        enum eng_status status = version_room(store, entry.lineage);
+        if (status)
+            return status;
+        version_append(store, entry.lineage, &version);
+        if (entry.dropped)
+            version_mark(store, line, &line->versions[line->count - 1]);
+    }
+    return ENG_OK;
+}

@@ -1,0 +1,279 @@
+/*
+ * Checkpoint: makes the present versions of all lineages durable.
+ *
+ * Capture, in the committing thread between generations, with the compactor standing still: the dirty control pages are
+ * copied, the catalog of versions is written down, segments with live objects are marked as captured, open segments go
+ * on at the next page so that no durable sector is written again.
+ *
+ * Making it durable, in the maintenance thread or inline:
+ *   1. every captured object that has no checksum yet gets one; frees and moves wait until this is done, so that the
+ *      control word tells which objects are meant
+ *   2. sync segments
+ *   3. write catalog.<number & 1>, sync
+ *   4. write the journal {root slot, control pages}, sync: the commit point
+ *   5. write the control pages, sync
+ *   6. write root slot sequence & 1, sync
+ * After 6 the segments that only the checkpoint before needed can be recycled. A crash before 4 leaves the old
+ * checkpoint, one after 4 is rolled forward at the start.
+ *
+ * Ways to fail: the files of a checkpoint are extended before anything is changed, so a full disk is ENG_FULL from the
+ * capture, and one may try again. Any error after the capture is final for the store: every later checkpoint,
+ * store_begin and store_reserve returns it. A failed sync is never retried.
+ *
+ * Invariants: one checkpoint at a time; durable <= captured of any segment only for the checkpoint running or the
+ * newest one; the catalog and the slot written are never those of the newest durable checkpoint.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "store_internal.h"
+
+enum eng_status checkpoint_init(struct store *store)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_mutex_init(&checkpoint->lock, NULL);
+    int failed = pthread_cond_init(&checkpoint->changed, &clock);
+    pthread_condattr_destroy(&clock);
+    return failed ? eng_fail(ENG_NO_MEMORY, "%s: condition variable: %s", store->dir, strerror(failed)) : ENG_OK;
+}
+
+static void capture_free(struct checkpoint *checkpoint)
+{
+    free(checkpoint->image.numbers);
+    free(checkpoint->image.pages);
+    free(checkpoint->catalog);
+    free(checkpoint->work);
+    checkpoint->image = (struct control_image){0};
+    checkpoint->catalog = NULL;
+    checkpoint->work = NULL;
+    checkpoint->work_count = 0;
+}
+
+void checkpoint_close(struct store *store)
+{
+    capture_free(&store->checkpoint);
+    pthread_cond_destroy(&store->checkpoint.changed);
+    pthread_mutex_destroy(&store->checkpoint.lock);
+}
+
+enum eng_status checkpoint_failed(struct store *store)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    pthread_mutex_lock(&checkpoint->lock);
+    enum eng_status status = checkpoint->failed;
+    if (status)
+        (void)eng_fail(status, "a checkpoint failed: %s", checkpoint->failed_text);
+    pthread_mutex_unlock(&checkpoint->lock);
+    return status;
+}
+
+/* Grows a file before anything depends on it. */
+static enum eng_status file_room(struct store *store, struct disk_file *file, uint64_t *have, uint64_t want)
+{
+    if (want <= *have)
+        return ENG_OK;
+    uint64_t step = store->segments.units * UNIT_BYTES >= 1u << 20 ? 1u << 20 : 4096;
+    uint64_t size = (want + step - 1) / step * step;
+    enum eng_status status = disk_extend(file, size);
+    if (status == ENG_OK)
+        *have = size;
+    return status;
+}
+
+/* Memory and disk space for a capture: what can fail. */
+static enum eng_status capture_prepare(struct store *store, size_t *catalog_bytes)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    uint64_t number = checkpoint->slot.checkpoint + 1;
+    size_t pages = control_dirty_count(store) + 1;
+    uint64_t file_pages = 1 + control_pages(store->control.next);
+    checkpoint->image.numbers = calloc(pages + 1, sizeof *checkpoint->image.numbers);
+    checkpoint->image.pages = malloc(pages * sizeof *checkpoint->image.pages);
+    checkpoint->work = malloc(store->segments.total * sizeof *checkpoint->work + 1);
+    if (!checkpoint->image.numbers || !checkpoint->image.pages || !checkpoint->work)
+        return eng_fail(ENG_NO_MEMORY, "%s: checkpoint of %zu control pages: out of memory", store->dir, pages);
+    enum eng_status status = catalog_encode(store, &checkpoint->catalog, catalog_bytes);
+    if (status == ENG_OK)
+        status = file_room(store, store->journal, &store->journal_file_bytes, journal_bytes(pages));
+    if (status == ENG_OK)
+        status = file_room(store, store->control.file, &store->control.file_bytes, file_pages * CONTROL_PAGE_BYTES);
+    if (status == ENG_OK)
+        status = file_room(store, store->catalogs[number & 1], &store->catalog_file_bytes[number & 1], *catalog_bytes);
+    return status;
+}
+
+/* Marks segments with live objects and lists what lacks checksums. */
+static void capture_segments(struct store *store, uint64_t number)
+{
+    struct segments *segments = &store->segments;
+    struct checkpoint *checkpoint = &store->checkpoint;
+    for (uint32_t i = 0; i < store->arenas_count; i++)
+        arena_align(&store->arenas[i]);
+    arena_align(&store->compactor.arena);
+    pthread_mutex_lock(&segments->lock);
+    for (uint32_t n = 0; n < segments->total; n++) {
+        struct segment *segment = &segments->table[n];
+        if (atomic_load_explicit(&segment->live, memory_order_relaxed) == 0)
+            continue;
+        assert(segment->state == SEGMENT_OPEN || segment->state == SEGMENT_SEALED);
+        segment->captured = number;
+        if (segment->checksummed < segment->fill)
+            checkpoint->work[checkpoint->work_count++] =
+                (struct checksum_work){.segment = n, .from = segment->checksummed, .to = segment->fill};
+    }
+    pthread_mutex_unlock(&segments->lock);
+}
+
+static enum eng_status checkpoint_capture(struct store *store, const void *app_state, size_t app_bytes)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    size_t catalog_bytes = 0;
+    store_lock_maintenance(store);
+    enum eng_status status = capture_prepare(store, &catalog_bytes);
+    if (status == ENG_FULL) { /* give back what segments do not use, and try once more */
+        capture_free(checkpoint);
+        status = segments_cut(store, true);
+        if (status == ENG_OK)
+            status = capture_prepare(store, &catalog_bytes);
+    }
+    if (status) {
+        capture_free(checkpoint);
+        goto unlock;
+    }
+    struct rootslot *slot = &checkpoint->slot; /* of the newest durable one, until here */
+    slot->sequence++;
+    slot->checkpoint++;
+    slot->segments = store->segments.total;
+    slot->ids_next = store->control.next;
+    slot->catalog_bytes = catalog_bytes;
+    slot->catalog_checksum = XXH3_64bits(checkpoint->catalog, catalog_bytes);
+    slot->app_bytes = (uint32_t)app_bytes;
+    memset(slot->app_state, 0, sizeof slot->app_state);
+    if (app_bytes)
+        memcpy(slot->app_state, app_state, app_bytes);
+    rootslot_seal(slot);
+    capture_segments(store, slot->checkpoint);
+    control_capture(store, slot->checkpoint, &checkpoint->image);
+    /* release: partner of the acquire in compact_batch; cleared in checkpoint_make */
+    atomic_store_explicit(&checkpoint->checksumming, true, memory_order_release);
+unlock:
+    store_unlock_maintenance(store);
+    return status;
+}
+
+/* Gives every live object of a run its checksum. */
+static enum eng_status checksum_run(struct store *store, const struct checksum_work *work)
+{
+    struct segment *segment = &store->segments.table[work->segment];
+    uint64_t base = (uint64_t)work->segment << store->segments.shift;
+    for (uint32_t at = work->from; at < work->to;) {
+        uint64_t location = base + at;
+        struct object *object = (struct object *)(void *)(store->view.base + location * UNIT_BYTES);
+        if (object->units == 0 || object->units > work->to - at)
+            return eng_fail(ENG_DAMAGED, "%s: object at offset %llu: impossible size %u",
+                            disk_file_path(store->segments.file), (unsigned long long)(location * UNIT_BYTES),
+                            object->units);
+        /* acquire: partner of the release in store_alloc and in the compactor */
+        uint64_t word = object->type == OBJECT_NONE
+                            ? 0
+                            : atomic_load_explicit(&store->view.control[object->id], memory_order_acquire);
+        if (word && CONTROL_LOCATION(word) == location && object->checksum == 0)
+            object->checksum = object_checksum(object);
+        at += object->units;
+    }
+    segment->checksummed = work->to;
+    return ENG_OK;
+}
+
+enum eng_status checkpoint_make(struct store *store)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    struct rootslot *slot = &checkpoint->slot;
+    struct disk_file *catalog = store->catalogs[slot->checkpoint & 1];
+    enum eng_status status = ENG_OK;
+    for (size_t i = 0; i < checkpoint->work_count && status == ENG_OK; i++)
+        status = checksum_run(store, &checkpoint->work[i]);
+    /* release: partner of the acquire in versions_release; objects may be freed and moved again */
+    atomic_store_explicit(&checkpoint->checksumming, false, memory_order_release);
+    if (status == ENG_OK)
+        status = disk_sync(store->segments.file);
+    if (status == ENG_OK && slot->catalog_bytes)
+        status = disk_write(catalog, 0, checkpoint->catalog, slot->catalog_bytes);
+    if (status == ENG_OK)
+        status = disk_sync(catalog);
+    if (status == ENG_OK)
+        status = journal_write(store->journal, slot, &checkpoint->image);
+    if (status == ENG_OK)
+        status = disk_sync(store->journal);
+    if (status == ENG_OK)
+        status = journal_apply(store->control.file, &checkpoint->image);
+    if (status == ENG_OK)
+        status = disk_sync(store->control.file);
+    if (status == ENG_OK)
+        status = rootslot_write(store->slots, slot);
+    if (status == ENG_OK)
+        status = disk_sync(store->slots);
+    if (status == ENG_OK) {
+        /* release: partner of the acquire in segments_reclaim */
+        atomic_store_explicit(&checkpoint->durable, slot->checkpoint, memory_order_release);
+        atomic_fetch_add_explicit(&checkpoint->made, 1, memory_order_relaxed);
+    }
+    capture_free(checkpoint);
+    pthread_mutex_lock(&checkpoint->lock);
+    if (status) {
+        checkpoint->failed = status;
+        snprintf(checkpoint->failed_text, sizeof checkpoint->failed_text, "%s", eng_error());
+    }
+    /* release: partner of the acquire in store_checkpoint_running */
+    atomic_store_explicit(&checkpoint->running, false, memory_order_release);
+    pthread_cond_broadcast(&checkpoint->changed);
+    pthread_mutex_unlock(&checkpoint->lock);
+    return status;
+}
+
+enum eng_status store_checkpoint(struct store *store, const void *app_state, size_t app_state_bytes, bool wait)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    assert(store->magic == STORE_MAGIC && store->open == 0 && app_state_bytes <= ENG_APP_STATE_BYTES_MAX);
+    pthread_mutex_lock(&checkpoint->lock);
+    while (wait && atomic_load_explicit(&checkpoint->running, memory_order_relaxed))
+        pthread_cond_wait(&checkpoint->changed, &checkpoint->lock);
+    bool busy = atomic_load_explicit(&checkpoint->running, memory_order_relaxed);
+    pthread_mutex_unlock(&checkpoint->lock);
+    if (busy)
+        return eng_fail(ENG_BUSY, "%s: checkpoint %llu is still being made", store->dir,
+                        (unsigned long long)checkpoint->slot.checkpoint);
+    enum eng_status status = checkpoint_failed(store);
+    if (status == ENG_OK)
+        status = checkpoint_capture(store, app_state, app_state_bytes);
+    if (status)
+        return status;
+    pthread_mutex_lock(&checkpoint->lock);
+    atomic_store_explicit(&checkpoint->running, true, memory_order_relaxed);
+    pthread_cond_broadcast(&checkpoint->changed);
+    if (checkpoint->has_thread) {
+        while (wait && atomic_load_explicit(&checkpoint->running, memory_order_relaxed))
+            pthread_cond_wait(&checkpoint->changed, &checkpoint->lock);
+        pthread_mutex_unlock(&checkpoint->lock);
+        return wait ? checkpoint_failed(store) : ENG_OK;
+    }
+    pthread_mutex_unlock(&checkpoint->lock);
+    return checkpoint_make(store);
+}
+
+bool store_checkpoint_running(struct store *store)
+{
+    /* acquire: partner of the release in checkpoint_make */
+    return atomic_load_explicit(&store->checkpoint.running, memory_order_acquire);
+}
+
+uint64_t store_checkpoint_number(const struct store *store)
+{
+    /* acquire: partner of the release in checkpoint_make */
+    return atomic_load_explicit(&store->checkpoint.durable, memory_order_acquire);
+}

@@ -1,0 +1,64 @@
+/* Making a capture durable, and the thread that does it. See checkpoint.c and maintenance.c. */
+#ifndef ENGINE_CHECKPOINT_H
+#define ENGINE_CHECKPOINT_H
+
+#include <pthread.h>
+
+#include "arena.h"
+#include "rootslot.h"
+#include "store.h"
+
+/* Objects of one segment that may lack a checksum. */
+struct checksum_work {
+    uint32_t segment, from, to; /* units from the segment's start */
+};
+
+struct checkpoint {
+    pthread_mutex_t lock; /* running, stop, failed, work */
+    pthread_cond_t changed;
+    _Atomic bool running;
+    _Atomic bool checksumming; /* frees are put off */
+    bool stop, hint;
+    enum eng_status failed; /* final */
+    char failed_text[256];
+    _Atomic uint64_t durable; /* number of the newest durable one */
+    _Atomic uint64_t made;
+    bool has_thread;
+    pthread_t thread;
+
+    /* what was captured */
+    struct rootslot slot;
+    struct control_image image;
+    uint8_t *catalog;
+    struct checksum_work *work;
+    size_t work_count;
+};
+
+/* Needs the maintenance lock: one batch of the compactor. *more: there is something left to do. */
+struct compactor {
+    struct arena arena;
+    bool active;
+    uint32_t victim, position;
+    _Atomic uint64_t moved; /* bytes */
+};
+
+ENG_MUST_CHECK enum eng_status checkpoint_init(struct store *store);
+void checkpoint_close(struct store *store);
+/* The slow half: from the captured state to the durable one. */
+ENG_MUST_CHECK enum eng_status checkpoint_make(struct store *store);
+/* The error of a failed checkpoint, again; ENG_OK if none failed. */
+ENG_MUST_CHECK enum eng_status checkpoint_failed(struct store *store);
+
+ENG_MUST_CHECK enum eng_status maintenance_start(struct store *store);
+void maintenance_stop(struct store *store);
+/* Something was sealed or freed: have a look. Any thread. */
+void maintenance_hint(struct store *store);
+
+/* Is it time to compact? Below 70 % live in all, and a segment below 60 %. */
+bool compact_due(struct store *store);
+/* Moves at most batch bytes out of one segment; *more is false when the live ratio is reached. Takes the maintenance
+ * lock. ENG_BUSY: a checkpoint computes checksums, nothing was done. */
+ENG_MUST_CHECK enum eng_status compact_batch(struct store *store, uint32_t live_percent, uint64_t batch,
+                                             uint64_t *moved, bool *more);
+
+#endif

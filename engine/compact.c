@@ -1,0 +1,234 @@
+/*
+ * The compactor: gets space back from segments in which little is live.
+ *
+ * It picks the sealed segment with the smallest live part, walks its objects from the front (a header tells the size,
+ * so the next one follows), and moves those that are still live: copy to its own open segment, then one
+ * compare-and-swap of the control word. Nobody waits: a reader that loaded the old word goes on reading the old bytes,
+ * which its epoch protects; a free that came first makes the compare-and-swap fail, and the copy is forgotten.
+ *
+ * An object is live here if its control word points here; that is all the compactor needs to know. It leaves alone
+ * segments that hold objects of an open generation (newest > closed), because the merge modifies those in place.
+ * Before a copy the checksum is compared, if the object has one, so that damage is never copied into a new place. The
+ * checksum stays valid: nothing in an object says where it is.
+ *
+ * The walk may lead astray in a segment that was filled before a crash, where dead objects were not all written: then
+ * the remaining live objects are found by looking through the control table.
+ *
+ * Work is done in batches under the maintenance lock, so that a capture never waits long. Nothing is moved while a
+ * checkpoint computes checksums.
+ *
+ * Ways to fail: no segment to move to (ENG_FULL, ENG_IO); a damaged object (ENG_DAMAGED, once a segment: the segment is
+ * then left alone).
+ * Invariant: at most one victim, marked compacting, which therefore cannot be recycled.
+ */
+#include <string.h>
+#include <time.h>
+
+#include "store_internal.h"
+
+/* Live and filled units of all sealed segments that could be compacted, and the one with the smallest live part. */
+struct survey {
+    uint64_t live, fill;
+    uint32_t victim; /* UINT32_MAX: none */
+    double ratio;    /* of the victim */
+};
+
+/* Needs segments.lock. */
+static struct survey survey(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    struct survey found = {.victim = UINT32_MAX, .ratio = 1};
+    /* acquire: partner of the release in generation_close */
+    uint64_t closed = atomic_load_explicit(&store->closed, memory_order_acquire);
+    for (uint32_t n = 0; n < segments->total; n++) {
+        const struct segment *segment = &segments->table[n];
+        if (segment->state != SEGMENT_SEALED || segment->damaged || segment->compacting || segment->newest > closed)
+            continue;
+        uint64_t live = atomic_load_explicit(&segment->live, memory_order_relaxed);
+        uint32_t fill = segment->fill - segment_start(n);
+        if (live == 0)
+            continue;
+        found.live += live;
+        found.fill += fill;
+        double ratio = (double)live / fill;
+        if (ratio < found.ratio) {
+            found.ratio = ratio;
+            found.victim = n;
+        }
+    }
+    return found;
+}
+
+bool compact_due(struct store *store)
+{
+    pthread_mutex_lock(&store->segments.lock);
+    struct survey found = survey(store);
+    pthread_mutex_unlock(&store->segments.lock);
+    return found.victim != UINT32_MAX && found.live * 100 < found.fill * 70 && found.ratio < 0.6;
+}
+
+/* Picks the next victim; false if the live ratio is reached. */
+static bool compact_choose(struct store *store, uint32_t live_percent)
+{
+    struct compactor *compactor = &store->compactor;
+    pthread_mutex_lock(&store->segments.lock);
+    struct survey found = survey(store);
+    bool chosen = found.victim != UINT32_MAX && found.live * 100 < found.fill * (uint64_t)live_percent;
+    if (chosen) {
+        store->segments.table[found.victim].compacting = true;
+        compactor->active = true;
+        compactor->victim = found.victim;
+        compactor->position = segment_start(found.victim);
+    }
+    pthread_mutex_unlock(&store->segments.lock);
+    return chosen;
+}
+
+/* The object whose control word is word lies at location: is it whole? */
+static bool object_whole(const struct object *object, uint32_t id, uint64_t word)
+{
+    if (object->id != id || object->units != CONTROL_UNITS(word) || object->type != (uint32_t)CONTROL_TYPE(word))
+        return false;
+    if (object->checksum == 0)
+        return (word & CONTROL_VERIFIED) != 0;
+    return object->checksum == object_checksum(object);
+}
+
+/* Moves an object away from a location if it is still there; *moved grows by its size. */
+static enum eng_status compact_object(struct store *store, uint32_t id, uint64_t from, uint64_t *moved)
+{
+    struct arena *arena = &store->compactor.arena;
+    /* acquire: partner of the release in store_alloc */
+    uint64_t word = atomic_load_explicit(&store->view.control[id], memory_order_acquire);
+    if (word == 0 || CONTROL_LOCATION(word) != from)
+        return ENG_OK;
+    const struct object *object = (const void *)(store->view.base + from * UNIT_BYTES);
+    uint32_t units = CONTROL_UNITS(word);
+    if (!object_whole(object, id, word))
+        return eng_fail(ENG_DAMAGED, "%s: object %u at offset %llu: damaged", disk_file_path(store->segments.file), id,
+                        (unsigned long long)(from * UNIT_BYTES));
+    if (units > arena->end - arena->position) {
+        enum eng_status status = arena_open_segment(arena, units);
+        if (status)
+            return status;
+    }
+    memcpy(store->view.base + arena->position * UNIT_BYTES, object, units * (size_t)UNIT_BYTES);
+    _Atomic uint64_t *live = &store->segments.table[arena->segment].live;
+    atomic_fetch_add_explicit(live, units,
+                              memory_order_relaxed); /* before the word names it: it may be freed at once */
+    uint64_t to = (word & ~((1ull << CONTROL_LOCATION_BITS) - 1)) | arena->position | CONTROL_VERIFIED;
+    /* release: partner of the acquire in store_object, the copy is whole; a reader may set VERIFIED meanwhile */
+    while (!atomic_compare_exchange_strong_explicit(&store->view.control[id], &word, to, memory_order_acq_rel,
+                                                    memory_order_acquire))
+        if (word == 0 || CONTROL_LOCATION(word) != from) {
+            atomic_fetch_sub_explicit(live, units, memory_order_relaxed); /* freed: the copy is not there */
+            return ENG_OK;
+        }
+    control_mark(store->control.dirty, id);
+    arena->position += units;
+    segment_release(store, store->compactor.victim, units);
+    *moved += units * (uint64_t)UNIT_BYTES;
+    return ENG_OK;
+}
+
+/* Finds what is left of the victim in the control table. */
+static enum eng_status compact_by_table(struct store *store, uint64_t *moved)
+{
+    pthread_mutex_lock(&store->control.lock);
+    uint64_t next = store->control.next;
+    pthread_mutex_unlock(&store->control.lock);
+    for (uint64_t id = 1; id < next; id++) {
+        /* relaxed: compact_object loads it again */
+        uint64_t word = atomic_load_explicit(&store->view.control[id], memory_order_relaxed);
+        if (word == 0 || segment_of(store, CONTROL_LOCATION(word)) != store->compactor.victim)
+            continue;
+        enum eng_status status = compact_object(store, (uint32_t)id, CONTROL_LOCATION(word), moved);
+        if (status)
+            return status;
+    }
+    return ENG_OK;
+}
+
+/* Moves up to batch bytes out of the victim; *done: nothing live is left in it. */
+static enum eng_status compact_walk(struct store *store, uint64_t batch, uint64_t *moved, bool *done)
+{
+    struct compactor *compactor = &store->compactor;
+    struct segment *segment = &store->segments.table[compactor->victim];
+    uint64_t base = (uint64_t)compactor->victim << store->segments.shift;
+    enum eng_status status = ENG_OK;
+    *done = false;
+    while (compactor->position < segment->fill && *moved < batch && status == ENG_OK) {
+        /* acquire: partner of the subtraction in segment_release */
+        if (atomic_load_explicit(&segment->live, memory_order_acquire) == 0)
+            break;
+        uint64_t location = base + compactor->position;
+        const struct object *object = (const void *)(store->view.base + location * UNIT_BYTES);
+        uint32_t units = object->units;
+        if (units == 0 || units > segment->fill - compactor->position || object->id >= store->control.limit) {
+            compactor->position = segment->fill; /* astray */
+            break;
+        }
+        if (object->type != OBJECT_NONE)
+            status = compact_object(store, object->id, location, moved);
+        if (status == ENG_OK)
+            compactor->position += units;
+    }
+    if (status)
+        return status;
+    bool empty = atomic_load_explicit(&segment->live, memory_order_acquire) == 0;
+    if (!empty && compactor->position < segment->fill)
+        return ENG_OK;
+    if (!empty)
+        status = compact_by_table(store, moved);
+    *done = status == ENG_OK;
+    return status;
+}
+
+enum eng_status compact_batch(struct store *store, uint32_t live_percent, uint64_t batch, uint64_t *moved, bool *more)
+{
+    struct compactor *compactor = &store->compactor;
+    enum eng_status status = ENG_OK;
+    bool done = false;
+    *moved = 0;
+    *more = true;
+    store_lock_maintenance(store);
+    /* acquire: partner of the release in checkpoint_make */
+    if (atomic_load_explicit(&store->checkpoint.checksumming, memory_order_acquire)) {
+        store_unlock_maintenance(store);
+        return ENG_BUSY;
+    }
+    *more = compactor->active || compact_choose(store, live_percent);
+    if (*more) {
+        /* acquire: partner of the release in generation_close */
+        compactor->arena.generation = atomic_load_explicit(&store->closed, memory_order_acquire);
+        status = compact_walk(store, batch, moved, &done);
+        atomic_fetch_add_explicit(&compactor->moved, *moved, memory_order_relaxed);
+        if (done || status) {
+            segment_compacted(store, compactor->victim, status == ENG_DAMAGED);
+            compactor->active = false;
+        }
+    }
+    store_unlock_maintenance(store);
+    return status;
+}
+
+enum eng_status store_compact(struct store *store, uint32_t live_percent, uint64_t max_bytes)
+{
+    assert(store->magic == STORE_MAGIC && live_percent <= 100);
+    enum eng_status worst = ENG_OK;
+    uint64_t total = 0;
+    bool more = true;
+    while (more && total < max_bytes) {
+        uint64_t moved, left = max_bytes - total;
+        enum eng_status status =
+            compact_batch(store, live_percent, left < 512u << 10 ? left : 512u << 10, &moved, &more);
+        total += moved;
+        if (status == ENG_DAMAGED)
+            worst = status;
+        else if (status == ENG_BUSY)
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        else if (status)
+            return status;
+    }
+    return worst;
+}

@@ -1,0 +1,283 @@
+/*
+ * Cursors and scans.
+ *
+ * A cursor keeps the ids of the inner nodes above it and a private copy of the leaf it stands in; ids stay good while
+ * the snapshot pins its version, so nothing is held between calls: no lock, no epoch, no pointer into the store. Moving
+ * within a leaf touches only the copy; moving to the next one enters an epoch for as long as the copy takes.
+ */
+#include "engine_internal.h"
+#include "tree.h"
+
+#include <stdlib.h>
+
+struct level {
+    uint32_t id;
+    uint16_t branch, branches;
+};
+
+struct eng_cursor {
+    struct eng_snapshot *snapshot;
+    struct leaf *leaf;      /* the copy; NULL capacity at first */
+    size_t leaf_capacity;
+    int at;                 /* entry; -1: at the end */
+    unsigned top;           /* levels in use */
+    struct level level[ENG_KEY_BYTES_MAX + 2];
+    uint8_t key[ENG_KEY_BYTES_MAX];
+    size_t key_bytes;
+    uint8_t *value;
+    size_t value_capacity;
+};
+
+enum eng_status eng_cursor_open(struct eng_snapshot *snapshot, struct eng_cursor **cursor)
+{
+    *cursor = calloc(1, sizeof **cursor);
+    if (!*cursor)
+        return eng_fail(ENG_NO_MEMORY, "cursor: out of memory");
+    (*cursor)->snapshot = snapshot;
+    (*cursor)->at = -1;
+    return ENG_OK;
+}
+
+void eng_cursor_close(struct eng_cursor **cursor)
+{
+    if (!*cursor)
+        return;
+    free((*cursor)->leaf);
+    free((*cursor)->value);
+    free(*cursor);
+    *cursor = NULL;
+}
+
+static void take_key(struct eng_cursor *c)
+{
+    struct leaf_entry e = leaf_entry_at(c->leaf, (unsigned)c->at);
+    unsigned common = c->leaf->depth + c->leaf->prefix_bytes;
+    memcpy(c->key + common, e.suffix, e.suffix_bytes);
+    c->key_bytes = common + e.suffix_bytes;
+}
+
+static enum eng_status copy_leaf(struct eng_cursor *c, const struct leaf *leaf)
+{
+    if (leaf->bytes > c->leaf_capacity) {
+        struct leaf *fresh = realloc(c->leaf, leaf->bytes + 1024u);
+        if (!fresh)
+            return eng_fail(ENG_NO_MEMORY, "cursor: out of memory");
+        c->leaf = fresh;
+        c->leaf_capacity = leaf->bytes + 1024u;
+    }
+    leaf_copy(c->leaf, leaf);
+    memcpy(c->key + leaf->depth, leaf_prefix(leaf), leaf->prefix_bytes);
+    return ENG_OK;
+}
+
+/* Puts an inner node on the stack. */
+static void push(struct eng_cursor *c, const struct inner *inner, unsigned branch)
+{
+    c->level[c->top++] = (struct level){inner->node.object.id, (uint16_t)branch, inner->branches};
+    memcpy(c->key + inner->depth, inner_prefix(inner), inner->prefix_bytes);
+}
+
+/* To the first (or last) leaf below a node. */
+static enum eng_status edge(struct eng_cursor *c, uint32_t id, bool last)
+{
+    struct store *store = c->snapshot->eng->store;
+    for (;;) {
+        const struct node *node = store_node(store, id);
+        if (!node)
+            return ENG_DAMAGED;
+        if (node->object.type == OBJECT_LEAF) {
+            enum eng_status status = copy_leaf(c, (const struct leaf *)node);
+            if (status == ENG_OK)
+                c->at = last ? c->leaf->count - 1 : 0;
+            return status;
+        }
+        const struct inner *inner = (const struct inner *)node;
+        unsigned branch = last ? inner->branches - 1u : 0;
+        push(c, inner, branch);
+        id = inner_child(inner)[branch];
+    }
+}
+
+/* To the leaf after (before) everything below the top of the stack's present branch. */
+static enum eng_status sideways(struct eng_cursor *c, bool back)
+{
+    struct store *store = c->snapshot->eng->store;
+    while (c->top) {
+        struct level *level = &c->level[c->top - 1];
+        if (back ? level->branch > 0 : level->branch + 1u < level->branches) {
+            level->branch = (uint16_t)(back ? level->branch - 1u : level->branch + 1u);
+            const struct inner *inner = (const struct inner *)store_node(store, level->id);
+            if (!inner)
+                return ENG_DAMAGED;
+            return edge(c, inner_child(inner)[level->branch], back);
+        }
+        c->top--;
+    }
+    c->at = -1;
+    return ENG_NOT_FOUND;
+}
+
+/* The first entry >= key. */
+static enum eng_status lower_bound(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
+{
+    struct store *store = c->snapshot->eng->store;
+    uint32_t id = c->snapshot->version.root;
+    for (;;) {
+        const struct node *node = store_node(store, id);
+        if (!node)
+            return ENG_DAMAGED;
+        bool is_leaf = node->object.type == OBJECT_LEAF;
+        const struct leaf *leaf = (const struct leaf *)node;
+        const struct inner *inner = (const struct inner *)node;
+        unsigned depth = is_leaf ? leaf->depth : inner->depth, prefix = is_leaf ? leaf->prefix_bytes : inner->prefix_bytes;
+        size_t rest = key_bytes - depth;
+        int order = memcmp(is_leaf ? leaf_prefix(leaf) : inner_prefix(inner), key + depth, prefix < rest ? prefix : rest);
+        if (order < 0)
+            return sideways(c, false);
+        if (order > 0 || rest <= prefix)
+            return edge(c, id, false);
+        unsigned at = depth + prefix;
+        if (is_leaf) {
+            enum eng_status status = copy_leaf(c, leaf);
+            if (status != ENG_OK)
+                return status;
+            c->at = (int)leaf_lower_bound(c->leaf, key + at, key_bytes - at);
+            return (unsigned)c->at == c->leaf->count ? sideways(c, false) : ENG_OK;
+        }
+        int branch = inner_branch(inner, key[at]);
+        if (branch < 0) {
+            unsigned next = inner_upto(inner, key[at]);
+            if (next == inner->branches)
+                return sideways(c, false);
+            push(c, inner, next);
+            return edge(c, inner_child(inner)[next], false);
+        }
+        push(c, inner, (unsigned)branch);
+        id = inner_child(inner)[branch];
+    }
+}
+
+static enum eng_status settle(struct eng_cursor *c, struct reader *reader, enum eng_status status)
+{
+    reader_leave(reader);
+    if (status == ENG_OK)
+        take_key(c);
+    else
+        c->at = -1;
+    return status;
+}
+
+enum eng_status eng_cursor_seek(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
+{
+    uint32_t root = c->snapshot->version.root;
+    c->top = 0;
+    c->at = -1;
+    if (!root)
+        return ENG_NOT_FOUND;
+    struct reader *reader = eng_enter(c->snapshot->eng);
+    if (!reader)
+        return ENG_NO_READERS;
+    return settle(c, reader, key ? lower_bound(c, key, key_bytes) : edge(c, root, false));
+}
+
+enum eng_status eng_cursor_seek_before(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
+{
+    uint32_t root = c->snapshot->version.root;
+    if (key) {
+        enum eng_status status = eng_cursor_seek(c, key, key_bytes);
+        if (status == ENG_OK)
+            return eng_cursor_prev(c);
+        if (status != ENG_NOT_FOUND)
+            return status;
+    }
+    c->top = 0;
+    c->at = -1;
+    if (!root)
+        return ENG_NOT_FOUND;
+    struct reader *reader = eng_enter(c->snapshot->eng);
+    if (!reader)
+        return ENG_NO_READERS;
+    return settle(c, reader, edge(c, root, true));
+}
+
+static enum eng_status step(struct eng_cursor *c, bool back)
+{
+    if (c->at < 0)
+        return ENG_NOT_FOUND;
+    if (back ? c->at > 0 : c->at + 1 < c->leaf->count) {
+        c->at += back ? -1 : 1;
+        take_key(c);
+        return ENG_OK;
+    }
+    struct reader *reader = eng_enter(c->snapshot->eng);
+    if (!reader)
+        return ENG_NO_READERS;
+    return settle(c, reader, sideways(c, back));
+}
+
+enum eng_status eng_cursor_next(struct eng_cursor *c)
+{
+    return step(c, false);
+}
+
+enum eng_status eng_cursor_prev(struct eng_cursor *c)
+{
+    return step(c, true);
+}
+
+const uint8_t *eng_cursor_key(const struct eng_cursor *c, size_t *key_bytes)
+{
+    assert(c->at >= 0);
+    *key_bytes = c->key_bytes;
+    return c->key;
+}
+
+enum eng_status eng_cursor_value(struct eng_cursor *c, struct eng_value *value)
+{
+    assert(c->at >= 0);
+    struct store *store = c->snapshot->eng->store;
+    struct leaf_entry e = leaf_entry_at(c->leaf, (unsigned)c->at);
+    struct tree_value stored = {e.stored, e.form};
+    if (!FORM_OUTSIDE(e.form))
+        return tree_value_read(store, &stored, value, NULL);
+    struct reader *reader = eng_enter(c->snapshot->eng);
+    if (!reader)
+        return ENG_NO_READERS;
+    enum eng_status status = tree_value_read(store, &stored, value, NULL);
+    if (status == ENG_OK && value->size > c->value_capacity) {
+        free(c->value);
+        c->value = malloc(value->size);
+        c->value_capacity = c->value ? value->size : 0;
+        if (!c->value)
+            status = eng_fail(ENG_NO_MEMORY, "cursor: out of memory");
+    }
+    if (status == ENG_OK) {
+        memcpy(c->value, value->bytes, value->size);
+        value->bytes = c->value;
+    }
+    reader_leave(reader);
+    return status;
+}
+
+enum eng_status eng_scan(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes, const uint8_t *to,
+                         size_t to_bytes,
+                         bool (*each)(void *context, const uint8_t *key, size_t key_bytes, const struct eng_value *value),
+                         void *context)
+{
+    struct eng_cursor *c;
+    enum eng_status status = eng_cursor_open(snapshot, &c);
+    if (status != ENG_OK)
+        return status;
+    status = eng_cursor_seek(c, from, from_bytes);
+    while (status == ENG_OK) {
+        if (to && bytes_compare(c->key, c->key_bytes, to, to_bytes) >= 0)
+            break;
+        struct eng_value value;
+        status = eng_cursor_value(c, &value);
+        if (status != ENG_OK || !each(context, c->key, c->key_bytes, &value))
+            break;
+        status = step(c, false);
+    }
+    eng_cursor_close(&c);
+    return status == ENG_NOT_FOUND ? ENG_OK : status;
+}

@@ -1,0 +1,148 @@
+/*
+ * The log of a library store (ENG_DURABLE_FSYNC): every batch is one record, written while it is merged.
+ *
+ * Record LOG_USER: u32 root | u64 tag | u32 entries | entry...; entry: u8 kind | u8 value tag | u16 key bytes |
+ * u32 value bytes | key | value. It is valid if the log says so (checksum) and it parses to its last byte.
+ *
+ * A checkpoint's app_state begins with the u64 offset behind the last record merged at the capture; an open replays the
+ * records behind it. The checkpoint is taken by the committing thread between commits, so the offset and the versions
+ * belong together. A batch whose merge failed after it was logged stops the store, or the log would say more than is
+ * served; the next open merges it.
+ */
+#include "engine_internal.h"
+
+#include <stdlib.h>
+
+#define DURABLE_RECORD LOG_USER
+#define CHECKPOINT_LOG_BYTES_DEFAULT (256ull << 20)
+
+static size_t entries_bytes(const struct buffer_entry *entries, size_t count)
+{
+    size_t bytes = 16;
+    for (size_t i = 0; i < count; i++)
+        bytes += 8u + entries[i].key_bytes + (entries[i].kind == BUFFER_PUT ? entries[i].value_bytes : 0);
+    return bytes;
+}
+
+enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *end)
+{
+    const struct buffer_entry *entries = batch->own->entries;
+    size_t count = batch->own->count, bytes = entries_bytes(entries, count);
+    if (bytes > LOG_RECORD_BYTES_MAX)
+        return eng_fail(ENG_TOO_LARGE, "batch: %zu bytes, a log record has at most %u", bytes, LOG_RECORD_BYTES_MAX);
+    uint8_t *record = malloc(bytes), *p = record;
+    if (!record)
+        return eng_fail(ENG_NO_MEMORY, "batch: out of memory");
+    uint32_t count32 = (uint32_t)count;
+    memcpy(p, &batch->root_index, 4);
+    memcpy(p + 4, &tag, 8);
+    memcpy(p + 12, &count32, 4);
+    p += 16;
+    for (size_t i = 0; i < count; i++) {
+        const struct buffer_entry *e = &entries[i];
+        uint32_t value_bytes = e->kind == BUFFER_PUT ? e->value_bytes : 0;
+        p[0] = e->kind;
+        p[1] = e->tag;
+        memcpy(p + 2, &e->key_bytes, 2);
+        memcpy(p + 4, &value_bytes, 4);
+        memcpy(p + 8, e->key, e->key_bytes);
+        if (value_bytes)
+            memcpy(p + 8 + e->key_bytes, e->value, value_bytes);
+        p += 8u + e->key_bytes + value_bytes;
+    }
+    uint64_t offset;
+    enum eng_status status = log_append(eng->log, DURABLE_RECORD, record, (uint32_t)bytes, -1, &offset, end);
+    free(record);
+    if (status == ENG_OK && eng->inline_only)
+        status = log_flush(eng->log);
+    return status;
+}
+
+static enum eng_status replay_record(struct eng *eng, const struct log_record *record)
+{
+    const uint8_t *p = record->payload, *end = p + record->length;
+    uint32_t root, count;
+    uint64_t tag;
+    if (record->length < 16)
+        goto damaged;
+    memcpy(&root, p, 4);
+    memcpy(&tag, p + 4, 8);
+    memcpy(&count, p + 12, 4);
+    p += 16;
+    struct buffer *buffer;
+    enum eng_status status = buffer_open(&buffer);
+    for (uint32_t i = 0; i < count && status == ENG_OK; i++) {
+        uint16_t key_bytes;
+        uint32_t value_bytes;
+        if (end - p < 8)
+            goto damaged_buffer;
+        memcpy(&key_bytes, p + 2, 2);
+        memcpy(&value_bytes, p + 4, 4);
+        if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX || (size_t)(end - p) < 8u + key_bytes + (size_t)value_bytes ||
+            p[1] > ENG_AMOUNT || (p[0] != BUFFER_PUT && p[0] != BUFFER_REMOVE))
+            goto damaged_buffer;
+        status = p[0] == BUFFER_PUT
+                     ? buffer_put(buffer, p + 8, key_bytes, (enum eng_tag)p[1], p + 8 + key_bytes, value_bytes)
+                     : buffer_remove(buffer, p + 8, key_bytes);
+        p += 8u + key_bytes + value_bytes;
+    }
+    if (status == ENG_OK && (p != end || root >= ENG_ROOTS_MAX))
+        goto damaged_buffer;
+    const struct buffer_entry *entries;
+    size_t entry_count;
+    struct eng_summary summary;
+    if (status == ENG_OK)
+        status = buffer_freeze(buffer, &entries, &entry_count);
+    if (status == ENG_OK)
+        status = eng_merge(eng, root, entries, entry_count, tag, NULL, true, &summary);
+    buffer_close(&buffer);
+    return status;
+damaged_buffer:
+    buffer_close(&buffer);
+damaged:
+    return eng_fail(ENG_DAMAGED, "log: record at offset %llu: not a batch", (unsigned long long)record->offset);
+}
+
+enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options)
+{
+    struct log_options log = {.disk = eng->disk, .dir = "log", .flusher = !options->inline_only};
+    memcpy(log.store_id, options->store_id, sizeof log.store_id);
+    if (options->inline_only) {
+        log.file_bytes = 64u << 10;
+        log.ring_bytes = 64u << 10;
+    }
+    eng->checkpoint_log_bytes = options->checkpoint_log_bytes ? options->checkpoint_log_bytes : CHECKPOINT_LOG_BYTES_DEFAULT;
+    uint64_t offset = 0;
+    if (store_app_state(eng->store, &offset, sizeof offset) < sizeof offset)
+        offset = 0;
+    enum eng_status status = log_open(&log, offset, &eng->log);
+    uint8_t *buffer = NULL;
+    size_t capacity = 0;
+    while (status == ENG_OK) {
+        struct log_record record;
+        status = log_read_at(eng->log, offset, &buffer, &capacity, &record);
+        if (status != ENG_OK)
+            break;
+        if (record.type == DURABLE_RECORD)
+            status = replay_record(eng, &record);
+        offset = record.end;
+    }
+    free(buffer);
+    eng->checkpoint_log_offset = offset;
+    return status == ENG_NOT_FOUND ? ENG_OK : status;
+}
+
+/* Between commits: a checkpoint when enough log has gathered; the log before it is no longer needed. */
+void eng_log_checkpoint(struct eng *eng)
+{
+    uint64_t end = log_end(eng->log);
+    if (end - eng->checkpoint_log_offset < eng->checkpoint_log_bytes || store_checkpoint_running(eng->store))
+        return;
+    enum eng_status status = log_trim(eng->log, eng->checkpoint_durable_offset);
+    if (status == ENG_OK)
+        status = eng_checkpoint(eng, NULL, 0, false);
+    if (status == ENG_OK) {
+        eng->checkpoint_durable_offset = eng->checkpoint_log_offset;
+        eng->checkpoint_log_offset = end;
+    }
+}

@@ -1,0 +1,207 @@
+/*
+ * The store as the API shows it (pando/engine.h): open, merge and publish, checkpoint, close.
+ *
+ * eng_merge is the heart: a generation is opened, the merge (merge.h) makes the new tree, the store publishes it as a
+ * version or forgets it. With ENG_DURABLE_FSYNC a batch is written to the log while it is merged, and eng_commit waits for
+ * the log; the next open replays what the last checkpoint does not hold.
+ */
+#include "engine_internal.h"
+
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static enum eng_status open_store(struct eng *eng, const struct eng_options *options)
+{
+    struct store_options store = {
+        .disk = eng->disk,
+        .dir = "state",
+        .segment_bytes = options->segment_bytes ? options->segment_bytes : ENG_SEGMENT_BYTES_DEFAULT,
+        .leaf_bytes = options->leaf_bytes ? options->leaf_bytes : ENG_LEAF_BYTES_DEFAULT,
+        .inline_bytes = options->inline_bytes ? options->inline_bytes : ENG_INLINE_BYTES_DEFAULT,
+        .arenas = eng->threads,
+        .background = !options->inline_only,
+        .create = options->create,
+    };
+    if (store.leaf_bytes < ENG_LEAF_BYTES_MIN || store.leaf_bytes > ENG_LEAF_BYTES_MAX)
+        return eng_fail(ENG_INVALID, "leaf_bytes: %u, must be %u to %u", store.leaf_bytes, ENG_LEAF_BYTES_MIN,
+                        ENG_LEAF_BYTES_MAX);
+    if (store.inline_bytes < ENG_INLINE_BYTES_MIN || store.inline_bytes > ENG_INLINE_BYTES_MAX)
+        return eng_fail(ENG_INVALID, "inline_bytes: %u, must be %u to %u", store.inline_bytes, ENG_INLINE_BYTES_MIN,
+                        ENG_INLINE_BYTES_MAX);
+    memcpy(store.store_id, options->store_id, sizeof store.store_id);
+    enum eng_status status = store_open(&store, &eng->store);
+    if (status == ENG_OK)
+        store_parameters(eng->store, &eng->leaf_bytes, &eng->inline_bytes, &eng->segment_bytes);
+    return status;
+}
+
+enum eng_status eng_open(const struct eng_options *options, struct eng **out)
+{
+    *out = NULL;
+    if (!digest_init())
+        return eng_fail(ENG_NO_MEMORY, "libsodium: cannot be initialised");
+    struct eng *eng = calloc(1, sizeof *eng);
+    if (!eng)
+        return eng_fail(ENG_NO_MEMORY, "store: out of memory");
+    eng->magic = ENG_MAGIC;
+    eng->inline_only = options->inline_only;
+    pthread_mutex_init(&eng->batches, NULL);
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    eng->threads = options->threads ? options->threads : options->inline_only ? 1 : (uint32_t)(cores > 0 ? cores : 1);
+    if (eng->threads > ENG_THREADS_MAX)
+        eng->threads = ENG_THREADS_MAX;
+    enum eng_status status = ENG_OK;
+    eng->disk = options->disk;
+    if (!eng->disk) {
+        if (options->create && mkdir(options->path, 0750) != 0 && access(options->path, F_OK) != 0)
+            status = eng_fail(ENG_IO, "%s: cannot be created", options->path);
+        if (status == ENG_OK)
+            status = disk_posix_open(options->path, &eng->disk);
+        eng->own_disk = status == ENG_OK;
+        if (status == ENG_OK)
+            status = disk_lock(eng->disk, "LOCK");
+    }
+    if (status == ENG_OK)
+        status = open_store(eng, options);
+    if (status == ENG_OK) {
+        eng->caches = calloc(1, sizeof *eng->caches);
+        if (!eng->caches ||
+            !merger_init(&eng->merger, eng->store, eng->caches, eng->leaf_bytes, eng->inline_bytes) ||
+            !merge_pool_open(eng->store, eng->caches, eng->threads, eng->leaf_bytes, eng->inline_bytes, &eng->pool))
+            status = eng_fail(ENG_NO_MEMORY, "store: out of memory");
+    }
+    if (status == ENG_OK && options->durability == ENG_DURABLE_FSYNC)
+        status = eng_log_open(eng, options);
+    if (status != ENG_OK) {
+        eng->failed = status; /* no checkpoint on the way out */
+        eng_close(&eng);
+        return status;
+    }
+    *out = eng;
+    return ENG_OK;
+}
+
+void eng_close(struct eng **out)
+{
+    struct eng *eng = *out;
+    if (!eng)
+        return;
+    if (eng->log && eng->failed == ENG_OK) {
+        /* a failed checkpoint loses nothing: the log has it all */
+        enum eng_status ignored = eng_checkpoint(eng, NULL, 0, true);
+        (void)ignored;
+    }
+    log_close(&eng->log);
+    merge_pool_close(&eng->pool);
+    merger_free(&eng->merger);
+    if (eng->caches) {
+        cache_table_free(eng->caches);
+        free(eng->caches);
+    }
+    store_close(&eng->store);
+    if (eng->own_disk)
+        disk_close(&eng->disk);
+    pthread_mutex_destroy(&eng->batches);
+    free(eng);
+    *out = NULL;
+}
+
+enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct buffer_entry *entries, size_t count,
+                          uint64_t tag, const struct eng_summary *expected, bool keep, struct eng_summary *summary)
+{
+    struct store_version head = {0};
+    store_head(eng->store, root_index, &head);
+    uint64_t generation;
+    enum eng_status status = store_begin(eng->store, root_index, &generation);
+    if (status != ENG_OK)
+        return status;
+    struct merger *m = &eng->merger;
+    m->pool = eng->pool;
+    merger_begin(m, store_arena(eng->store, 0));
+    merge_pool_begin(eng->pool, m);
+    uint32_t root;
+    status = merge_tree(m, head.root, entries, count, &root, summary);
+    if (status == ENG_OK && expected && memcmp(summary, expected, sizeof *summary) != 0)
+        status = eng_fail(ENG_CONFLICT, "root: the result is not the one that was expected");
+    if (status == ENG_OK && keep)
+        status = store_commit(eng->store, tag, root, summary);
+    bool undone = status != ENG_OK || !keep;
+    merger_end(m, undone);
+    merge_pool_end(eng->pool, undone);
+    if (undone)
+        store_abort(eng->store);
+    return status;
+}
+
+enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t value_bytes)
+{
+    /* Each key may rewrite a leaf and the nodes above it; nodes higher up are shared by many. */
+    uint64_t bytes = keys * 2u * eng->leaf_bytes + 2u * value_bytes + 64u * 4096u;
+    if (eng->segment_bytes < ENG_SEGMENT_BYTES_DEFAULT && bytes > 4ull * eng->segment_bytes)
+        bytes = keys * 512u + 2u * value_bytes; /* tiny stores are tried with tiny blocks */
+    return store_reserve(eng->store, bytes, keys * 4u + 256u);
+}
+
+enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes, bool wait)
+{
+    uint8_t state[ENG_APP_STATE_BYTES_MAX];
+    size_t own = 0;
+    if (eng->log) {
+        uint64_t end = log_end(eng->log);
+        memcpy(state, &end, sizeof end);
+        own = sizeof end;
+    }
+    if (app_state_bytes > sizeof state - own)
+        return eng_fail(ENG_TOO_LARGE, "checkpoint: app_state of %zu bytes, at most %zu", app_state_bytes, sizeof state - own);
+    if (app_state_bytes)
+        memcpy(state + own, app_state, app_state_bytes);
+    return store_checkpoint(eng->store, state, own + app_state_bytes, wait);
+}
+
+bool eng_checkpoint_running(struct eng *eng)
+{
+    return store_checkpoint_running(eng->store);
+}
+
+size_t eng_app_state(struct eng *eng, void *bytes, size_t max)
+{
+    uint8_t state[ENG_APP_STATE_BYTES_MAX];
+    size_t size = store_app_state(eng->store, state, sizeof state), own = eng->log ? sizeof(uint64_t) : 0;
+    if (size < own)
+        return 0;
+    memcpy(bytes, state + own, size - own < max ? size - own : max);
+    return size - own;
+}
+
+enum eng_status eng_maintain(struct eng *eng)
+{
+    return store_maintain(eng->store);
+}
+
+enum eng_status eng_compact(struct eng *eng, uint32_t live_percent)
+{
+    enum eng_status status = store_compact(eng->store, live_percent, UINT64_MAX);
+    return status == ENG_OK ? store_shrink(eng->store) : status;
+}
+
+void eng_stats(struct eng *eng, struct eng_statistics *statistics)
+{
+    struct store_statistics store;
+    store_stats(eng->store, &store);
+    *statistics = (struct eng_statistics){
+        .live_bytes = store.live_bytes,
+        .state_bytes = store.file_bytes,
+        .log_bytes = eng->log ? log_disk_bytes(eng->log) : 0,
+        .memory_bytes = atomic_load_explicit(&eng->caches->bytes, memory_order_relaxed) +
+                        atomic_load_explicit(&eng->batch_memory, memory_order_relaxed) + store.ids_live * 8,
+        .objects = store.ids_live,
+        .versions = store.versions,
+        .moved_bytes = store.moved_bytes,
+        .checkpoints = store.checkpoints,
+        .leaf_bytes = eng->leaf_bytes,
+        .inline_bytes = eng->inline_bytes,
+        .segment_bytes = eng->segment_bytes,
+        .threads = eng->threads,
+    };
+}

@@ -1,0 +1,81 @@
+/* What the parts of the library API share: the store handle, versions being read, batches. */
+#ifndef ENGINE_ENGINE_INTERNAL_H
+#define ENGINE_ENGINE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "buffer.h"
+#include "digest_cache.h"
+#include "merge.h"
+#include "pando/engine.h"
+#include "pando/log.h"
+#include "store.h"
+
+#define ENG_MAGIC 0x50414e44u
+
+struct eng {
+    uint32_t magic;
+    struct disk *disk;
+    bool own_disk;
+    struct store *store;
+    struct cache_table *caches;
+    struct merge_pool *pool;
+    struct merger merger;
+    struct log *log;                 /* ENG_DURABLE_FSYNC */
+    uint64_t checkpoint_log_bytes;
+    uint64_t checkpoint_log_offset;     /* replay would begin here once the newest checkpoint is durable */
+    uint64_t checkpoint_durable_offset; /* it begins here in any case: an earlier checkpoint that is known to be durable */
+    uint32_t leaf_bytes, inline_bytes, segment_bytes, threads;
+    bool inline_only;
+    enum eng_status failed;          /* the log failed: no more commits */
+    pthread_mutex_t batches;         /* order and reference counts of layers */
+    _Atomic uint64_t batch_memory;
+};
+
+struct eng_snapshot {
+    uint32_t magic;
+    struct eng *eng;
+    uint32_t root_index;
+    bool pinned;                     /* false: the empty state of a root never committed */
+    struct store_version version;
+};
+
+/* A write buffer that more than one batch may read through. */
+struct layer {
+    struct buffer *buffer;
+    uint32_t references;             /* under eng->batches */
+    const struct buffer_entry *entries; /* when frozen, in key order */
+    size_t count;
+    uint64_t committed;              /* tag + 1 when merged, 0 before; under eng->batches */
+};
+
+struct eng_batch {
+    uint32_t magic;
+    struct eng *eng;
+    uint32_t root_index;
+    struct layer *own;
+    struct layer *below[ENG_BATCH_DEPTH_MAX]; /* newest first */
+    uint32_t below_count;
+    struct eng_snapshot *base;
+    bool frozen, committed;
+    uint8_t *copy;                   /* of the last value read out of the tree */
+    size_t copy_capacity;
+};
+
+/* The reader slot of this thread, entered; NULL: ENG_NO_READERS. */
+static inline struct reader *eng_enter(struct eng *eng)
+{
+    struct reader *reader = store_reader(eng->store);
+    if (reader)
+        reader_enter(reader);
+    return reader;
+}
+
+enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options);
+enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *end);
+void eng_log_checkpoint(struct eng *eng);
+enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct buffer_entry *entries, size_t count,
+                          uint64_t tag, const struct eng_summary *expected, bool keep, struct eng_summary *summary);
+
+#endif

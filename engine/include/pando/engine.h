@@ -1,0 +1,231 @@
+/*
+ * libpando-engine: an authenticated, persistent, ordered key-value store.
+ *
+ * The happy path of a program:
+ *
+ *     eng_open(&options, &eng);
+ *     eng_batch_open(eng, 0, NULL, &batch);            read-modify-write, sees its own writes
+ *     eng_batch_get(batch, ...); eng_batch_put(batch, ...);
+ *     eng_batch_freeze(batch);
+ *     eng_commit(batch, tag, &summary);                merge; the new root is published with its digest
+ *     eng_batch_close(&batch);
+ *     eng_snapshot_open(eng, 0, tag, &snapshot);       any kept version, by its tag
+ *     eng_get(snapshot, ...); eng_cursor_open(...); eng_path(...)
+ *     eng_close(&eng);
+ *
+ * A store has up to ENG_ROOTS_MAX top-level roots (0, 1, ...), each a line of versions. A version is what one commit
+ * made; it is named by a tag the caller gives (a ledger gives the height), tags of a root ascend. Versions are kept
+ * until eng_drop; keeping and opening them costs nothing. The root digest depends on the contents alone
+ * (pando/digest.h), not on the order, batching or history of the operations that made them.
+ *
+ * Keys: 1..ENG_KEY_BYTES_MAX bytes, any values, ordered bytewise (a prefix first). Values: tagged, ENG_BYTES of
+ * 0..ENG_VALUE_BYTES_MAX bytes, or ENG_AMOUNT: exactly 16 bytes, a signed 128-bit integer, little-endian.
+ *
+ * Pipelining: a frozen batch may wait for its commit while the next batch, opened with it as parent, reads through it.
+ * Commits happen in the order in which batches were opened.
+ *
+ * Threads: reads (snapshots, cursors) from any thread, no lock while reading; one snapshot or cursor handle is used by
+ * one thread at a time. A batch belongs to one thread until frozen. eng_commit, eng_drop*, eng_checkpoint and
+ * eng_maintain belong to one thread at a time (the merging thread). At most ENG_READERS_MAX threads read.
+ *
+ * Errors are returned (enum eng_status, pando/status.h); eng_error() has the line. Wrong use asserts.
+ */
+#ifndef PANDO_ENGINE_H
+#define PANDO_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pando/digest.h"
+#include "pando/disk.h"
+#include "pando/limits.h"
+#include "pando/status.h"
+
+struct eng;
+struct eng_batch;
+struct eng_snapshot;
+struct eng_cursor;
+
+/* How far a commit goes before eng_commit returns. */
+enum eng_durability {
+    ENG_DURABLE_NONE,  /* nothing; what eng_checkpoint made durable survives a power loss (the ledger node: it has a log) */
+    ENG_DURABLE_FSYNC, /* the batch is in the store's own log and synced; replayed at the next open */
+};
+
+struct eng_options {
+    const char *path;                     /* directory, created if absent; or NULL and disk is given */
+    struct disk *disk;                    /* an open disk (not closed by eng_close), or NULL and path is given */
+    uint8_t store_id[ENG_STORE_ID_BYTES]; /* another store's directory is ENG_FOREIGN */
+    bool create;                          /* create if there is none; otherwise ENG_NOT_FOUND */
+    uint32_t leaf_bytes;                  /* T; 0: default; fixed at creation */
+    uint32_t inline_bytes;                /* values up to this stay in leaves; 0: default; fixed at creation */
+    uint32_t segment_bytes;               /* 0: default; fixed at creation */
+    uint32_t threads;                     /* a merge is split over this many; 0: the number of cores (at most 16) */
+    bool inline_only;                     /* no background threads; the caller calls eng_maintain (tests, simulation) */
+    enum eng_durability durability;
+    uint64_t checkpoint_log_bytes;        /* ENG_DURABLE_FSYNC: checkpoint after this much log; 0: 256 MiB */
+};
+
+ENG_MUST_CHECK enum eng_status eng_open(const struct eng_options *options, struct eng **eng);
+/* Makes a checkpoint if durability is not NONE, stops threads, closes files. No handle may be open. NULL inside is fine. */
+void eng_close(struct eng **eng);
+
+/* ---- batches ---------------------------------------------------------------------------------------------------- */
+
+struct eng_value {
+    enum eng_tag tag;
+    const uint8_t *bytes; /* owned by whoever the function says */
+    size_t size;
+};
+
+/* Opens a batch on a root. parent: NULL, or the frozen batch of the same root opened last, through which it reads. */
+ENG_MUST_CHECK enum eng_status eng_batch_open(struct eng *eng, uint32_t root, struct eng_batch *parent,
+                                              struct eng_batch **batch);
+/* Drops it if it was not committed. A parent may be closed before its child. NULL inside is fine. */
+void eng_batch_close(struct eng_batch **batch);
+
+/* ENG_INVALID (key length, amount size), ENG_TOO_LARGE, ENG_NO_MEMORY. Copies. */
+ENG_MUST_CHECK enum eng_status eng_batch_put(struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
+                                             struct eng_value value);
+/* Removing an absent key is fine and changes nothing. */
+ENG_MUST_CHECK enum eng_status eng_batch_remove(struct eng_batch *batch, const uint8_t *key, size_t key_bytes);
+/* The value as this batch sees it; valid until the next call on this batch. ENG_NOT_FOUND, ENG_DAMAGED. */
+ENG_MUST_CHECK enum eng_status eng_batch_get(struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
+                                             struct eng_value *value);
+/* The first key >= the given one (> if after) as this batch sees it, copied into next (ENG_KEY_BYTES_MAX bytes; may be
+ * the same memory as key). ENG_NOT_FOUND at the end. */
+ENG_MUST_CHECK enum eng_status eng_batch_next(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, bool after,
+                                              uint8_t *next, size_t *next_bytes);
+/* Looks the keys up with interleaved descents, so that the next gets find them in the cache. No errors, no result. */
+void eng_batch_prefetch(struct eng_batch *batch, size_t count, const uint8_t *const keys[], const size_t key_bytes[]);
+/* Nested undo: everything written after the mark is as before. */
+uint64_t eng_batch_mark(const struct eng_batch *batch);
+void eng_batch_rollback(struct eng_batch *batch, uint64_t mark);
+/* Distinct keys written; bytes they need in memory. */
+size_t eng_batch_count(const struct eng_batch *batch);
+size_t eng_batch_memory(const struct eng_batch *batch);
+/* Read only from here on. */
+ENG_MUST_CHECK enum eng_status eng_batch_freeze(struct eng_batch *batch);
+/* Of a frozen batch: calls each(context, key, key_bytes, value) in key order for every key written; value NULL: removed.
+ * (A key may be listed though its value is as before.) Stops when each returns not ENG_OK, and returns that. */
+ENG_MUST_CHECK enum eng_status eng_batch_each(struct eng_batch *batch,
+                                              enum eng_status (*each)(void *context, const uint8_t *key, size_t key_bytes,
+                                                                      const struct eng_value *value),
+                                              void *context);
+
+/* Merges a frozen batch into the newest version of its root and publishes the result under tag. Blocks for the merge.
+ * ENG_FULL, ENG_NO_IDS, ENG_NO_MEMORY, ENG_DAMAGED: nothing changed, nothing published, the batch may be committed again.
+ * ENG_IO (ENG_DURABLE_FSYNC: the log failed): the store takes no more commits. summary may be NULL. */
+ENG_MUST_CHECK enum eng_status eng_commit(struct eng_batch *batch, uint64_t tag, struct eng_summary *summary);
+/* The same, but publishes only if the resulting summary is the expected one; otherwise ENG_CONFLICT, nothing changed,
+ * *summary is what it would have been. How a follower recomputes a root before anybody can see it. */
+ENG_MUST_CHECK enum eng_status eng_commit_expect(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected,
+                                                 struct eng_summary *summary);
+/* The digest the root would have; the merge is done and undone (private fork). Same thread rules as eng_commit. */
+ENG_MUST_CHECK enum eng_status eng_dry_commit(struct eng_batch *batch, struct eng_summary *summary);
+/* Reserves the disk space a merge of this many keys and value bytes can need; ENG_FULL, ENG_NO_IDS. */
+ENG_MUST_CHECK enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t value_bytes);
+
+/* ---- versions ---------------------------------------------------------------------------------------------------- */
+
+#define ENG_HEAD UINT64_MAX
+/* Newest tag and summary of a root. ENG_NOT_FOUND: no commit yet (summary: the empty state). */
+ENG_MUST_CHECK enum eng_status eng_head(struct eng *eng, uint32_t root, uint64_t *tag, struct eng_summary *summary);
+/* Oldest kept tag. */
+ENG_MUST_CHECK enum eng_status eng_oldest(struct eng *eng, uint32_t root, uint64_t *tag);
+/* Number of kept versions. */
+size_t eng_version_count(struct eng *eng, uint32_t root);
+/* Drops one version or all below a tag (never the newest). An open snapshot of it stays good; space follows later. */
+ENG_MUST_CHECK enum eng_status eng_drop(struct eng *eng, uint32_t root, uint64_t tag);
+ENG_MUST_CHECK enum eng_status eng_drop_below(struct eng *eng, uint32_t root, uint64_t tag);
+
+/* Opens the version with this tag (ENG_HEAD: the newest; of a root never committed: the empty state).
+ * ENG_NOT_FOUND: no such tag; ENG_GONE: dropped. */
+ENG_MUST_CHECK enum eng_status eng_snapshot_open(struct eng *eng, uint32_t root, uint64_t tag, struct eng_snapshot **snapshot);
+void eng_snapshot_close(struct eng_snapshot **snapshot);
+uint64_t eng_snapshot_tag(const struct eng_snapshot *snapshot);
+const struct eng_summary *eng_snapshot_summary(const struct eng_snapshot *snapshot);
+
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
+
+/* Calls found(context, value) with the value in place, valid during the call only; found must not block or call the
+ * engine. ENG_NOT_FOUND, ENG_DAMAGED, ENG_NO_READERS. */
+ENG_MUST_CHECK enum eng_status eng_get(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes,
+                                       void (*found)(void *context, const struct eng_value *value), void *context);
+/* Copies at most max bytes; *size is the full size. */
+ENG_MUST_CHECK enum eng_status eng_get_copy(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes,
+                                            enum eng_tag *tag, uint8_t *bytes, size_t max, size_t *size);
+/* count lookups with interleaved descents; found(context, index, value) for each key, value NULL: absent. */
+ENG_MUST_CHECK enum eng_status eng_get_many(struct eng_snapshot *snapshot, size_t count, const uint8_t *const keys[],
+                                            const size_t key_bytes[],
+                                            void (*found)(void *context, size_t index, const struct eng_value *value),
+                                            void *context);
+/* Number of entries with key < the given one (key NULL: all). O(depth). */
+ENG_MUST_CHECK enum eng_status eng_rank(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes, uint64_t *rank);
+
+/* Cursors stand on an entry or at the end; stable for as long as the snapshot is open. */
+ENG_MUST_CHECK enum eng_status eng_cursor_open(struct eng_snapshot *snapshot, struct eng_cursor **cursor);
+void eng_cursor_close(struct eng_cursor **cursor);
+/* First entry with key >= the given one (NULL: the first of all); last with key < it (NULL: the last of all).
+ * ENG_NOT_FOUND: there is none. */
+ENG_MUST_CHECK enum eng_status eng_cursor_seek(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
+ENG_MUST_CHECK enum eng_status eng_cursor_seek_before(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
+ENG_MUST_CHECK enum eng_status eng_cursor_next(struct eng_cursor *cursor);
+ENG_MUST_CHECK enum eng_status eng_cursor_prev(struct eng_cursor *cursor);
+/* Of the entry it stands on; key and value (copied) are valid until the cursor moves. */
+const uint8_t *eng_cursor_key(const struct eng_cursor *cursor, size_t *key_bytes);
+ENG_MUST_CHECK enum eng_status eng_cursor_value(struct eng_cursor *cursor, struct eng_value *value);
+/* Scan without copies: calls each for every entry from <= key < to in order (NULL: open end) until it returns false;
+ * key and value are valid during the call only. */
+ENG_MUST_CHECK enum eng_status eng_scan(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes,
+                                        const uint8_t *to, size_t to_bytes,
+                                        bool (*each)(void *context, const uint8_t *key, size_t key_bytes,
+                                                     const struct eng_value *value),
+                                        void *context);
+
+/* What differs between two versions (of one store), in key order, without looking at what they share: before or after
+ * NULL: absent there. Stops when each returns not ENG_OK, and returns that. Valid during the call only. */
+ENG_MUST_CHECK enum eng_status eng_diff(struct eng_snapshot *a, struct eng_snapshot *b, const uint8_t *prefix,
+                                        size_t prefix_bytes,
+                                        enum eng_status (*each)(void *context, const uint8_t *key, size_t key_bytes,
+                                                                const struct eng_value *before,
+                                                                const struct eng_value *after),
+                                        void *context);
+
+/* The way of a key through the logical trie, for proofs: calls step(context, bit, sibling) from the root down, then
+ * landing(context, key, key_bytes, value, value_digest) once with the entry where the walk ends (value_digest NULL
+ * unless the value is over 64 bytes). ENG_NOT_FOUND: the state is empty (no call is made). */
+ENG_MUST_CHECK enum eng_status eng_path(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes,
+                                        void (*step)(void *context, uint32_t bit, const struct eng_summary *sibling),
+                                        void (*landing)(void *context, const uint8_t *key, size_t key_bytes,
+                                                        const struct eng_value *value, const uint8_t *value_digest),
+                                        void *context);
+
+/* ---- durability and space ------------------------------------------------------------------------------------------ */
+
+/* Makes the newest version of every root, and the list of kept ones, the base of the next start, with app_state (opaque,
+ * for example a log offset). wait: return when durable; otherwise after the capture, ENG_BUSY if one is still running. */
+ENG_MUST_CHECK enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes, bool wait);
+bool eng_checkpoint_running(struct eng *eng);
+/* app_state of the checkpoint this start began from; returns its length, 0 for a new store. */
+size_t eng_app_state(struct eng *eng, void *bytes, size_t max);
+/* With inline_only: compaction that is due. */
+ENG_MUST_CHECK enum eng_status eng_maintain(struct eng *eng);
+/* Compacts until at least live_percent of the used segments is live, gives free space back to the file system. */
+ENG_MUST_CHECK enum eng_status eng_compact(struct eng *eng, uint32_t live_percent);
+
+struct eng_statistics {
+    uint64_t live_bytes, state_bytes, log_bytes; /* of objects; files */
+    uint64_t memory_bytes;                       /* caches and buffers of the engine, without the mapped file */
+    uint64_t objects, versions, moved_bytes, checkpoints;
+    uint32_t leaf_bytes, inline_bytes, segment_bytes, threads;
+};
+void eng_stats(struct eng *eng, struct eng_statistics *statistics);
+
+/* Offline check of a store that nobody has open: calls report for every fault, naming file and offset. deep: also every
+ * object's checksum, the canonical shape, and every digest from the entries up. ENG_OK: no fault; ENG_DAMAGED. */
+ENG_MUST_CHECK enum eng_status eng_check(const struct eng_options *options, bool deep,
+                                         void (*report)(void *context, const char *line), void *context);
+
+#endif

@@ -1,0 +1,240 @@
+/*
+ * The trunk of the merge (merge.h): mergers, the entry point, and what all parts share.
+ */
+#include "merge.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+bool merger_init(struct merger *m, struct store *store, struct cache_table *caches, uint32_t leaf_bytes,
+                 uint32_t inline_bytes)
+{
+    memset(m, 0, sizeof *m);
+    m->store = store;
+    m->caches = caches;
+    m->leaf_bytes = leaf_bytes;
+    m->inline_bytes = inline_bytes;
+    return digest_queue_init(&m->queue);
+}
+
+void merger_free(struct merger *m)
+{
+    digest_queue_free(&m->queue);
+    bump_close(&m->scratch);
+    free(m->touched);
+}
+
+void merger_begin(struct merger *m, struct arena *arena)
+{
+    m->arena = arena;
+    m->generation = arena_generation(arena);
+    m->status = ENG_OK;
+    m->touched_count = 0;
+    assert(!m->dropped);
+}
+
+void merger_end(struct merger *m, bool undone)
+{
+    if (undone) {
+        for (uint32_t i = 0; i < m->touched_count; i++) {
+            digest_cache_free(m->caches, cache_of(m->caches, m->touched[i]));
+            cache_set(m->caches, m->touched[i], NULL);
+        }
+        digest_queue_clear(&m->queue);
+    }
+    while (m->dropped) {
+        struct digest_cache *cache = m->dropped;
+        m->dropped = cache->next;
+        digest_cache_free(m->caches, cache);
+    }
+    bump_reset(&m->scratch);
+    m->touched_count = 0;
+}
+
+void merge_fail(struct merger *m, enum eng_status status)
+{
+    m->status = status;
+    snprintf(m->error, sizeof m->error, "%s", status == ENG_NO_MEMORY ? "merge: out of memory" : eng_error());
+    longjmp(m->unwind, 1);
+}
+
+void *merge_scratch(struct merger *m, size_t bytes)
+{
+    if (bytes > BUMP_CHUNK_BYTES_MAX) {
+        void *alone = bump_alone(&m->scratch, bytes);
+        if (!alone)
+            merge_fail(m, ENG_NO_MEMORY);
+        return alone;
+    }
+    if (!bump_reserve(&m->scratch, (bytes + 7) & ~(size_t)7))
+        merge_fail(m, ENG_NO_MEMORY);
+    return bump_take(&m->scratch, bytes);
+}
+
+struct node *merge_read(struct merger *m, uint32_t id)
+{
+    struct node *node = store_node(m->store, id);
+    if (__builtin_expect(!node, 0))
+        merge_fail(m, ENG_DAMAGED);
+    return node;
+}
+
+#define AHEAD_OPERATIONS 12u
+#define AHEAD_LINES 22u /* of 64 bytes: most of a leaf */
+
+void merge_look_ahead(struct merger *m, size_t done)
+{
+    size_t until = done + AHEAD_OPERATIONS < m->ahead_end ? done + AHEAD_OPERATIONS : m->ahead_end;
+    if (m->ahead < done)
+        m->ahead = done;
+    for (; m->ahead < until; m->ahead++) {
+        const operation *op = &m->ops[m->ahead];
+        uint32_t id = m->root;
+        for (int level = 0; id && level < 8; level++) {
+            const uint8_t *node = (const uint8_t *)store_object(m->store, id);
+            if (!node)
+                break; /* damaged: the merge itself will say so */
+            if (store_type(m->store, id) == OBJECT_LEAF) {
+                for (unsigned line = 0; line < AHEAD_LINES; line++)
+                    __builtin_prefetch(node + 64u * line);
+                break;
+            }
+            const struct inner *inner = (const struct inner *)node;
+            unsigned at = inner_child_depth(inner);
+            int branch = op->key_bytes > at ? inner_branch(inner, op->key[at]) : -1;
+            id = branch < 0 ? 0 : inner_child(inner)[branch];
+        }
+    }
+}
+
+void merge_kill(struct merger *m, const struct object *object)
+{
+    store_kill(m->arena, object->id, object->generation);
+}
+
+/* The cache of a node that is no more; freed at the end, since queued jobs may still write into it. */
+void cache_drop(struct merger *m, uint32_t id)
+{
+    struct digest_cache *cache = cache_of(m->caches, id);
+    if (!cache)
+        return;
+    cache_set(m->caches, id, NULL);
+    cache->next = m->dropped;
+    m->dropped = cache;
+}
+
+static void cache_touch(struct merger *m, uint32_t id)
+{
+    if (m->touched_count == m->touched_capacity) {
+        uint32_t want = m->touched_capacity ? 2 * m->touched_capacity : 256;
+        uint32_t *fresh = realloc(m->touched, want * sizeof *fresh);
+        if (!fresh) {
+            cache_drop(m, id);
+            merge_fail(m, ENG_NO_MEMORY);
+        }
+        m->touched = fresh;
+        m->touched_capacity = want;
+    }
+    m->touched[m->touched_count++] = id;
+}
+
+void cache_move(struct merger *m, uint32_t from, uint32_t to)
+{
+    struct digest_cache *cache = cache_of(m->caches, from);
+    if (from != to)
+        cache_set(m->caches, from, NULL);
+    if (!cache)
+        return;
+    if (!cache_set(m->caches, to, cache)) {
+        cache->next = m->dropped;
+        m->dropped = cache;
+        merge_fail(m, ENG_NO_MEMORY);
+    }
+    cache_touch(m, to);
+}
+
+struct set pending_operations(struct merger *m, size_t lo, size_t hi)
+{
+    struct set set = {.kind = SET_EMPTY};
+    struct entry *entries = merge_scratch(m, (hi - lo) * sizeof *entries);
+    for (size_t i = lo; i < hi; i++) {
+        const operation *op = &m->ops[i];
+        if (op->kind != BUFFER_PUT)
+            continue;
+        struct entry *e = &entries[set.count++];
+        *e = (struct entry){.key = op->key, .key_bytes = op->key_bytes, .hash = op->hash, .dirty = true};
+        if (op->tag == ENG_AMOUNT || op->value_bytes <= DIGEST_VALUE_INLINE_MAX) {
+            e->stored = op->value;
+            e->form = FORM_MAKE(op->tag, 0, op->value_bytes);
+        } else if (op->value_bytes <= m->inline_bytes) {
+            uint8_t *stored = merge_scratch(m, 32 + op->value_bytes);
+            digest_value(op->value, op->value_bytes, stored);
+            memcpy(stored + 32, op->value, op->value_bytes);
+            e->stored = stored;
+            e->form = FORM_MAKE(op->tag, 0, 32 + op->value_bytes);
+        } else {
+            uint32_t id;
+            struct value_object *value = (struct value_object *)store_alloc(
+                m->arena, OBJECT_VALUE, sizeof *value + op->value_bytes, &id);
+            if (!value)
+                merge_fail(m, arena_status(m->arena));
+            value->size = op->value_bytes;
+            memcpy(value->bytes, op->value, op->value_bytes);
+            uint8_t *stored = merge_scratch(m, STORED_OUTSIDE_BYTES);
+            memcpy(stored, &id, 4);
+            memcpy(stored + 4, &op->value_bytes, 4);
+            digest_value(op->value, op->value_bytes, stored + 8);
+            e->stored = stored;
+            e->form = FORM_MAKE(op->tag, 1, STORED_OUTSIDE_BYTES);
+        }
+        set.weight += entry_weight(e);
+    }
+    if (set.count) {
+        set.kind = SET_PENDING;
+        set.entries = entries;
+    }
+    return set;
+}
+
+struct set merge_node(struct merger *m, uint32_t id, unsigned depth, size_t lo, size_t hi)
+{
+    if (!id)
+        return pending_operations(m, lo, hi);
+    struct node *node = merge_read(m, id);
+    if (node->object.type == OBJECT_LEAF)
+        return merge_leaf(m, (struct leaf *)node, depth, lo, hi);
+    return merge_inner(m, (struct inner *)node, depth, lo, hi);
+}
+
+enum eng_status merge_tree(struct merger *m, uint32_t root, const operation *ops, size_t count, uint32_t *result,
+                           struct eng_summary *summary)
+{
+    memset(summary, 0, sizeof *summary);
+    *result = 0;
+    if (setjmp(m->unwind)) {
+        eng_fail(m->status, "%s", m->error);
+        return m->status;
+    }
+    m->ops = ops;
+    m->root = root;
+    m->ahead = 0;
+    m->ahead_end = count;
+    struct set set;
+    if (count) {
+        set = merge_node(m, root, 0, 0, count);
+    } else if (root) {
+        set = (struct set){.kind = SET_NODE, .id = root};
+    } else {
+        set = (struct set){.kind = SET_EMPTY};
+    }
+    if (set.kind == SET_PENDING)
+        *result = build_set(m, set.entries, set.count, 0);
+    else if (set.kind == SET_NODE)
+        *result = set.id;
+    digest_queue_run(&m->queue);
+    if (m->queue.failed)
+        merge_fail(m, ENG_NO_MEMORY);
+    if (*result)
+        *summary = merge_read(m, *result)->summary;
+    return ENG_OK;
+}

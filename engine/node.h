@@ -1,0 +1,310 @@
+/*
+ * What a tree node looks like, in memory and on disk (little-endian hosts only; the assertion below says so).
+ *
+ *   node    0  object header (24)      24  summary: digest, count, sum (64)     88  u64 weight
+ *   leaf   96  u16 count | u16 depth | u16 prefix bytes | u16 flags | u32 bytes | u32 outside values
+ *         112  u8 hash[count] | (to even) | u16 offset[count] | u16 bit[count] | prefix | u8 cache[count-1][32] | entries
+ *       entry  u16 suffix bytes | u16 form (tag 2 bits, outside 1 bit, stored bytes 13 bits) | suffix | stored
+ *   inner  96  u16 branches | u16 depth | u16 prefix bytes | u8 own | u8 0 | u32 bytes | u32 0
+ *         112  u8 start[branches] | u8 log2[branches] | (to 4) | u32 child[branches] | prefix
+ *   value  24  u64 bytes | the bytes
+ *
+ * depth is the number of key bytes above the node; its prefix follows them, and a leaf's suffixes follow its prefix. A
+ * child hangs at its parent's depth + prefix, so the byte that chose it is the first of its own prefix (or of its
+ * entries' suffixes). A branch covers the byte values [start, start + 2^log2); the own branch, always the first, is the
+ * key that ends here.
+ *
+ * weight is the sum of 8 + whole key + stored bytes over all entries: with count and the length of the longest common
+ * prefix it gives the weight of DESIGN 3.3 of any set without looking at its keys (weight - count * common).
+ *
+ * stored: bytes up to 64: the value; up to the store's inline limit: its digest (32), then the value; above: u32 id of
+ * the value object, u32 bytes, digest (40). Amounts: 16 bytes. hash: low byte of XXH3 over the whole key. bit[i]: first
+ * key bit in which entries i and i+1 differ; the entries are a Cartesian tree over them, whose inner nodes are exactly
+ * the logical trie's. cache[i]: digest of the inner node of the logical trie that parts entry i from entry i+1.
+ */
+#ifndef ENGINE_NODE_H
+#define ENGINE_NODE_H
+
+#include <string.h>
+
+#include "store.h"
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the formats are little-endian and read in place");
+
+struct node {
+    struct object object;
+    struct eng_summary summary;
+    uint64_t weight;
+};
+_Static_assert(sizeof(struct node) == 96, "on disk");
+
+struct leaf {
+    struct node node;
+    uint16_t count, depth, prefix_bytes, flags;
+    uint32_t bytes;
+    uint32_t outside;
+};
+_Static_assert(sizeof(struct leaf) == 112, "on disk");
+#define LEAF_HAS_AMOUNTS 1u
+
+struct inner {
+    struct node node;
+    uint16_t branches, depth, prefix_bytes;
+    uint8_t own, zero;
+    uint32_t bytes;
+    uint32_t zero2;
+};
+_Static_assert(sizeof(struct inner) == 112, "on disk");
+#define INNER_BRANCHES_MAX 257u
+#define INNER_OWN_LOG2 0xffu
+
+struct value_object {
+    struct object object;
+    uint64_t size;
+    uint8_t bytes[];
+};
+_Static_assert(sizeof(struct value_object) == 32, "on disk");
+
+#define STORED_OUTSIDE_BYTES 40u
+#define FORM_TAG(f) ((enum eng_tag)((f)&3u))
+#define FORM_OUTSIDE(f) ((f) >> 2 & 1u)
+#define FORM_BYTES(f) ((uint32_t)(f) >> 3)
+#define FORM_MAKE(tag, outside, bytes) ((uint16_t)((unsigned)(tag) | (unsigned)(outside) << 2 | (unsigned)(bytes) << 3))
+
+static inline uint16_t read16(const void *p)
+{
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
+static inline uint32_t read32(const void *p)
+{
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+
+/* ---- leaf ---- */
+
+static inline uint8_t *leaf_hash(const struct leaf *leaf)
+{
+    return (uint8_t *)(uintptr_t)(leaf + 1);
+}
+static inline uint16_t *leaf_offset(const struct leaf *leaf)
+{
+    return (uint16_t *)(void *)(leaf_hash(leaf) + ((leaf->count + 1u) & ~1u));
+}
+static inline uint16_t *leaf_bit(const struct leaf *leaf)
+{
+    return leaf_offset(leaf) + leaf->count;
+}
+static inline uint8_t *leaf_prefix(const struct leaf *leaf)
+{
+    return (uint8_t *)(leaf_bit(leaf) + leaf->count);
+}
+static inline uint8_t *leaf_cache(const struct leaf *leaf)
+{
+    return leaf_prefix(leaf) + leaf->prefix_bytes;
+}
+/* Bytes before the entries of a leaf. */
+static inline size_t leaf_head_bytes(unsigned count, unsigned prefix_bytes)
+{
+    return sizeof(struct leaf) + ((count + 1u) & ~1u) + 4u * count + prefix_bytes + 32u * (count - 1u);
+}
+
+/* A private copy, without the checksum: a checkpoint may be writing it. */
+static inline void leaf_copy(struct leaf *to, const struct leaf *from)
+{
+    memcpy((uint8_t *)to + sizeof(uint64_t), (const uint8_t *)from + sizeof(uint64_t), from->bytes - sizeof(uint64_t));
+}
+
+/* One entry, decoded in place. */
+struct leaf_entry {
+    const uint8_t *suffix, *stored;
+    uint16_t suffix_bytes, form;
+};
+static inline struct leaf_entry leaf_entry_at(const struct leaf *leaf, unsigned index)
+{
+    const uint8_t *p = (const uint8_t *)leaf + leaf_offset(leaf)[index];
+    struct leaf_entry e;
+    e.suffix_bytes = read16(p);
+    e.form = read16(p + 2);
+    e.suffix = p + 4;
+    e.stored = p + 4 + e.suffix_bytes;
+    return e;
+}
+
+/* Index of the entry whose suffix is this one, or -1. */
+static inline int leaf_find(const struct leaf *leaf, const uint8_t *suffix, size_t suffix_bytes, uint8_t hash)
+{
+    const uint8_t *hashes = leaf_hash(leaf);
+    unsigned count = leaf->count;
+#if defined(__SSE2__)
+    /* The last load may run past the hashes, never past the object: it is a multiple of 64 bytes and at 112 + 16 n. */
+    __m128i want = _mm_set1_epi8((char)hash);
+    for (unsigned i = 0; i < count; i += 16) {
+        unsigned mask = (unsigned)_mm_movemask_epi8(
+            _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(const void *)(hashes + i)), want));
+        if (count - i < 16)
+            mask &= (1u << (count - i)) - 1u;
+        while (mask) {
+            unsigned at = i + (unsigned)__builtin_ctz(mask);
+            mask &= mask - 1;
+            struct leaf_entry e = leaf_entry_at(leaf, at);
+            if (e.suffix_bytes == suffix_bytes && memcmp(e.suffix, suffix, suffix_bytes) == 0)
+                return (int)at;
+        }
+    }
+#else
+    for (unsigned i = 0; i < count; i++) {
+        if (hashes[i] != hash)
+            continue;
+        struct leaf_entry e = leaf_entry_at(leaf, i);
+        if (e.suffix_bytes == suffix_bytes && memcmp(e.suffix, suffix, suffix_bytes) == 0)
+            return (int)i;
+    }
+#endif
+    return -1;
+}
+
+static inline int bytes_compare(const uint8_t *a, size_t a_bytes, const uint8_t *b, size_t b_bytes)
+{
+    int c = memcmp(a, b, a_bytes < b_bytes ? a_bytes : b_bytes);
+    return c ? c : (a_bytes > b_bytes) - (a_bytes < b_bytes);
+}
+
+/* First index whose suffix is >= the given one; count if there is none. */
+static inline unsigned leaf_lower_bound(const struct leaf *leaf, const uint8_t *suffix, size_t suffix_bytes)
+{
+    unsigned lo = 0, hi = leaf->count;
+    while (lo < hi) {
+        unsigned mid = (lo + hi) / 2;
+        struct leaf_entry e = leaf_entry_at(leaf, mid);
+        if (bytes_compare(e.suffix, e.suffix_bytes, suffix, suffix_bytes) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* The gap in [lo, hi) with the smallest bit: where the logical subtree of the entries lo..hi parts. */
+static inline unsigned leaf_top_gap(const uint16_t *bit, unsigned lo, unsigned hi)
+{
+    unsigned gap = lo;
+    for (unsigned i = lo + 1; i < hi; i++)
+        if (bit[i] < bit[gap])
+            gap = i;
+    return gap;
+}
+
+/* The amount of an entry as a 192-bit sum; zero for other tags. */
+static inline void entry_sum(uint16_t form, const uint8_t *stored, uint64_t sum[3])
+{
+    if (FORM_TAG(form) != ENG_AMOUNT) {
+        sum[0] = sum[1] = sum[2] = 0;
+        return;
+    }
+    memcpy(sum, stored, 16);
+    sum[2] = (uint64_t)((int64_t)sum[1] >> 63);
+}
+
+/* ---- inner ---- */
+
+static inline uint8_t *inner_start(const struct inner *inner)
+{
+    return (uint8_t *)(uintptr_t)(inner + 1);
+}
+static inline uint8_t *inner_log2(const struct inner *inner)
+{
+    return inner_start(inner) + inner->branches;
+}
+static inline uint32_t *inner_child(const struct inner *inner)
+{
+    return (uint32_t *)(void *)(inner_start(inner) + ((2u * inner->branches + 3u) & ~3u));
+}
+static inline uint8_t *inner_prefix(const struct inner *inner)
+{
+    return (uint8_t *)(inner_child(inner) + inner->branches);
+}
+static inline size_t inner_bytes(unsigned branches, unsigned prefix_bytes)
+{
+    return sizeof(struct inner) + ((2u * branches + 3u) & ~3u) + 4u * branches + prefix_bytes;
+}
+/* Key bytes above the children. */
+static inline unsigned inner_child_depth(const struct inner *inner)
+{
+    return inner->depth + inner->prefix_bytes;
+}
+
+/* Number of branches (the own one included) whose range starts at or below byte. */
+static inline unsigned inner_upto(const struct inner *inner, uint8_t byte)
+{
+    const uint8_t *start = inner_start(inner);
+    unsigned own = inner->own, branches = inner->branches;
+    if (branches - own == 256)
+        return own + byte + 1u;
+    unsigned upto = 0;
+#if defined(__SSE2__)
+    __m128i want = _mm_set1_epi8((char)byte);
+    for (unsigned i = 0; i < branches; i += 16) { /* starts ascend (own has start 0, first): stop at the first miss */
+        __m128i have = _mm_loadu_si128((const __m128i *)(const void *)(start + i));
+        unsigned mask = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_max_epu8(have, want), want));
+        if (branches - i < 16)
+            mask &= (1u << (branches - i)) - 1u;
+        if (mask != 0xffffu)
+            return upto + (unsigned)__builtin_ctz(~mask); /* the hits are the first ones */
+        upto += 16;
+    }
+#else
+    while (upto < branches && start[upto] <= byte)
+        upto++;
+#endif
+    return upto;
+}
+
+/* The branch of a byte; -1 if none covers it. */
+static inline int inner_branch(const struct inner *inner, uint8_t byte)
+{
+    unsigned upto = inner_upto(inner, byte);
+    if (upto <= inner->own)
+        return -1;
+    unsigned i = upto - 1u;
+    if ((unsigned)(byte - inner_start(inner)[i]) >> inner_log2(inner)[i])
+        return -1;
+    return (int)i;
+}
+
+/* Where the logical subtree of the branches lo..hi (lo < hi) parts: *bit is the key bit; returns the last branch on the
+ * left. child_depth as inner_child_depth. */
+static inline unsigned branches_part(const uint8_t *start, unsigned own, unsigned lo, unsigned hi, unsigned child_depth,
+                                     uint32_t *bit)
+{
+    if (lo == 0 && own) {
+        *bit = 9u * child_depth;
+        return 0;
+    }
+    unsigned differ = (unsigned)(start[lo] ^ start[hi]);
+    unsigned k = (unsigned)__builtin_clz(differ << 24);
+    *bit = 9u * child_depth + 1u + k;
+    unsigned mask = 0x80u >> k, a = lo, z = hi;
+    while (a + 1 < z) {
+        unsigned mid = (a + z) / 2;
+        if (start[mid] & mask)
+            z = mid;
+        else
+            a = mid;
+    }
+    return a;
+}
+
+static inline struct node *store_node(struct store *store, uint32_t id)
+{
+    return (struct node *)store_object(store, id);
+}
+
+#endif

@@ -1,0 +1,304 @@
+/*
+ * Point reads, ranks, and the way through the logical trie (tree.h).
+ *
+ * A descent compares each node's prefix, picks the branch of the next byte, and at the leaf scans one-byte hashes of the
+ * whole key with SIMD before it compares a suffix. Control words of children are fetched ahead where a loop knows them.
+ */
+#include "tree.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+uint8_t key_hash(const uint8_t *key, size_t key_bytes)
+{
+    return (uint8_t)XXH3_64bits(key, key_bytes);
+}
+
+/* -1: the key is not below this node; otherwise the branch to follow. */
+static inline int descend(const struct inner *inner, const uint8_t *key, size_t key_bytes)
+{
+    unsigned at = inner->depth + inner->prefix_bytes;
+    if (key_bytes < at || memcmp(key + inner->depth, inner_prefix(inner), inner->prefix_bytes) != 0)
+        return -1;
+    if (key_bytes == at)
+        return inner->own ? 0 : -1;
+    return inner_branch(inner, key[at]);
+}
+
+static inline int leaf_lookup(const struct leaf *leaf, const uint8_t *key, size_t key_bytes, uint8_t hash)
+{
+    unsigned common = leaf->depth + leaf->prefix_bytes;
+    if (key_bytes < common || memcmp(key + leaf->depth, leaf_prefix(leaf), leaf->prefix_bytes) != 0)
+        return -1;
+    return leaf_find(leaf, key + common, key_bytes - common, hash);
+}
+
+enum eng_status tree_get(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes, struct tree_value *value)
+{
+    uint8_t hash = key_hash(key, key_bytes);
+    for (uint32_t id = root; id;) {
+        const struct node *node = store_node(store, id);
+        if (!node)
+            return ENG_DAMAGED;
+        if (node->object.type == OBJECT_LEAF) {
+            const struct leaf *leaf = (const struct leaf *)node;
+            int found = leaf_lookup(leaf, key, key_bytes, hash);
+            if (found < 0)
+                return ENG_NOT_FOUND;
+            struct leaf_entry e = leaf_entry_at(leaf, (unsigned)found);
+            *value = (struct tree_value){e.stored, e.form};
+            return ENG_OK;
+        }
+        const struct inner *inner = (const struct inner *)node;
+        int branch = descend(inner, key, key_bytes);
+        if (branch < 0)
+            return ENG_NOT_FOUND;
+        id = inner_child(inner)[branch];
+    }
+    return ENG_NOT_FOUND;
+}
+
+static inline void prefetch_node(const void *node, unsigned lines)
+{
+    for (unsigned i = 0; i < lines; i++)
+        __builtin_prefetch((const uint8_t *)node + 64 * i);
+}
+
+enum eng_status tree_get_many(struct store *store, uint32_t root, size_t count, const uint8_t *const keys[],
+                              const size_t key_bytes[], struct tree_value values[])
+{
+    enum { CONTROL, NODE, ENTRY, DONE } state[TREE_MANY];
+    uint32_t id[TREE_MANY];
+    const struct node *node[TREE_MANY] = {0};
+    uint8_t hash[TREE_MANY];
+    size_t left = 0;
+    assert(count <= TREE_MANY);
+    for (size_t i = 0; i < count; i++) {
+        values[i] = (struct tree_value){NULL, 0};
+        id[i] = root;
+        hash[i] = key_hash(keys[i], key_bytes[i]);
+        state[i] = root ? CONTROL : DONE;
+        left += root != 0;
+    }
+    while (left) {
+        for (size_t i = 0; i < count; i++) {
+            switch (state[i]) {
+            case CONTROL: /* its control word was asked for a round ago */
+                node[i] = store_node(store, id[i]);
+                if (!node[i])
+                    return ENG_DAMAGED;
+                prefetch_node(node[i], 5);
+                state[i] = NODE;
+                break;
+            case NODE:
+                if (node[i]->object.type == OBJECT_LEAF) {
+                    const struct leaf *leaf = (const struct leaf *)node[i];
+                    const uint8_t *hashes = leaf_hash(leaf);
+                    const uint8_t *at = memchr(hashes, hash[i], leaf->count);
+                    if (at) {
+                        prefetch_node((const uint8_t *)leaf + leaf_offset(leaf)[at - hashes], 2);
+                        prefetch_node(leaf_prefix(leaf), 1);
+                        state[i] = ENTRY;
+                    } else {
+                        state[i] = DONE;
+                        left--;
+                    }
+                } else {
+                    const struct inner *inner = (const struct inner *)node[i];
+                    int branch = descend(inner, keys[i], key_bytes[i]);
+                    if (branch < 0) {
+                        state[i] = DONE;
+                        left--;
+                        break;
+                    }
+                    id[i] = inner_child(inner)[branch];
+                    store_prefetch_control(store, id[i]);
+                    state[i] = CONTROL;
+                }
+                break;
+            case ENTRY: {
+                const struct leaf *leaf = (const struct leaf *)node[i];
+                int found = leaf_lookup(leaf, keys[i], key_bytes[i], hash[i]);
+                if (found >= 0) {
+                    struct leaf_entry e = leaf_entry_at(leaf, (unsigned)found);
+                    values[i] = (struct tree_value){e.stored, e.form};
+                }
+                state[i] = DONE;
+                left--;
+                break;
+            }
+            case DONE:
+                break;
+            }
+        }
+    }
+    return ENG_OK;
+}
+
+enum eng_status tree_value_read(struct store *store, const struct tree_value *stored, struct eng_value *value,
+                                const uint8_t **digest)
+{
+    uint16_t form = stored->form;
+    const uint8_t *long_digest = NULL;
+    value->tag = FORM_TAG(form);
+    if (FORM_OUTSIDE(form)) {
+        const struct value_object *object = (const struct value_object *)store_object(store, read32(stored->stored));
+        if (!object)
+            return ENG_DAMAGED;
+        value->bytes = object->bytes;
+        value->size = object->size;
+        long_digest = stored->stored + 8;
+    } else if (value->tag == ENG_BYTES && FORM_BYTES(form) > DIGEST_VALUE_INLINE_MAX) {
+        value->bytes = stored->stored + 32;
+        value->size = FORM_BYTES(form) - 32;
+        long_digest = stored->stored;
+    } else {
+        value->bytes = stored->stored;
+        value->size = FORM_BYTES(form);
+    }
+    if (digest)
+        *digest = long_digest;
+    return ENG_OK;
+}
+
+enum eng_status tree_rank(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes, uint64_t *rank)
+{
+    *rank = 0;
+    for (uint32_t id = root; id;) {
+        const struct node *node = store_node(store, id);
+        if (!node)
+            return ENG_DAMAGED;
+        bool is_leaf = node->object.type == OBJECT_LEAF;
+        const struct leaf *leaf = (const struct leaf *)node;
+        const struct inner *inner = (const struct inner *)node;
+        unsigned depth = is_leaf ? leaf->depth : inner->depth;
+        unsigned prefix = is_leaf ? leaf->prefix_bytes : inner->prefix_bytes;
+        const uint8_t *bytes = is_leaf ? leaf_prefix(leaf) : inner_prefix(inner);
+        size_t rest = key_bytes - depth;
+        int order = memcmp(bytes, key + depth, prefix < rest ? prefix : rest);
+        if (order < 0) {
+            *rank += node->summary.count;
+            return ENG_OK;
+        }
+        if (order > 0 || rest < prefix)
+            return ENG_OK;
+        unsigned at = depth + prefix;
+        if (is_leaf) {
+            *rank += leaf_lower_bound(leaf, key + at, key_bytes - at);
+            return ENG_OK;
+        }
+        if (key_bytes == at)
+            return ENG_OK;
+        unsigned upto = inner_upto(inner, key[at]);
+        int branch = inner_branch(inner, key[at]);
+        unsigned before = branch < 0 ? upto : (unsigned)branch;
+        const uint32_t *child = inner_child(inner);
+        for (unsigned i = 0; i < before; i++) {
+            if (i + 8 < before)
+                store_prefetch_control(store, child[i + 8]);
+            const struct node *sibling = store_node(store, child[i]);
+            if (!sibling)
+                return ENG_DAMAGED;
+            *rank += sibling->summary.count;
+        }
+        id = branch < 0 ? 0 : child[branch];
+    }
+    return ENG_OK;
+}
+
+static void entry_digest(const struct leaf *leaf, const uint8_t *head, unsigned index, uint8_t out[32])
+{
+    struct leaf_entry e = leaf_entry_at(leaf, index);
+    unsigned common = leaf->depth + leaf->prefix_bytes;
+    uint8_t key[ENG_KEY_BYTES_MAX];
+    memcpy(key, head, leaf->depth);
+    memcpy(key + leaf->depth, leaf_prefix(leaf), leaf->prefix_bytes);
+    memcpy(key + common, e.suffix, e.suffix_bytes);
+    bool outside = FORM_OUTSIDE(e.form);
+    bool long_value = outside || (FORM_TAG(e.form) == ENG_BYTES && FORM_BYTES(e.form) > DIGEST_VALUE_INLINE_MAX);
+    size_t size = outside ? read32(e.stored + 4) : FORM_BYTES(e.form) - (long_value ? 32u : 0u);
+    digest_entry(key, common + e.suffix_bytes, FORM_TAG(e.form), e.stored, size,
+                 outside ? e.stored + 8 : long_value ? e.stored : NULL, out);
+}
+
+void leaf_summary(const struct leaf *leaf, const uint8_t *head, unsigned lo, unsigned hi, struct eng_summary *out)
+{
+    out->count = hi - lo + 1;
+    memset(out->sum, 0, sizeof out->sum);
+    for (unsigned i = lo; i <= hi; i++) {
+        struct leaf_entry e = leaf_entry_at(leaf, i);
+        uint64_t sum[3];
+        entry_sum(e.form, e.stored, sum);
+        digest_sum_add(out->sum, out->sum, sum);
+    }
+    if (lo == hi)
+        entry_digest(leaf, head, lo, out->digest);
+    else if (lo == 0 && hi + 1u == leaf->count)
+        memcpy(out->digest, leaf->node.summary.digest, 32);
+    else
+        memcpy(out->digest, leaf_cache(leaf) + 32u * leaf_top_gap(leaf_bit(leaf), lo, hi), 32);
+}
+
+enum eng_status inner_summary(struct store *store, const struct inner *inner, unsigned lo, unsigned hi,
+                              struct eng_summary *out)
+{
+    if (lo == hi) {
+        const struct node *node = store_node(store, inner_child(inner)[lo]);
+        if (!node)
+            return ENG_DAMAGED;
+        *out = node->summary;
+        return ENG_OK;
+    }
+    uint32_t bit;
+    unsigned part = branches_part(inner_start(inner), inner->own, lo, hi, inner_child_depth(inner), &bit);
+    struct eng_summary left, right;
+    enum eng_status status = inner_summary(store, inner, lo, part, &left);
+    if (status == ENG_OK)
+        status = inner_summary(store, inner, part + 1, hi, &right);
+    if (status != ENG_OK)
+        return status;
+    digest_node(&left, &right, bit, out->digest);
+    out->count = left.count + right.count;
+    digest_sum_add(out->sum, left.sum, right.sum);
+    return ENG_OK;
+}
+
+enum eng_status tree_shape(struct store *store, uint32_t root, struct tree_shape *shape)
+{
+    struct level {
+        uint32_t id;
+        unsigned next;
+    } stack[ENG_KEY_BYTES_MAX + 2];
+    unsigned top = 0;
+    if (!root)
+        return ENG_OK;
+    stack[0] = (struct level){root, 0};
+    for (;;) {
+        const struct node *node = store_node(store, stack[top].id);
+        if (!node)
+            return ENG_DAMAGED;
+        if (node->object.type == OBJECT_LEAF) {
+            const struct leaf *leaf = (const struct leaf *)node;
+            shape->leaves++;
+            shape->entries += leaf->count;
+            shape->leaf_object_bytes += 64u * leaf->node.object.units;
+            shape->leaf_weight += node->weight - (uint64_t)leaf->count * (leaf->depth + leaf->prefix_bytes);
+            shape->depth_sum += top + 1;
+            if (top + 1 > shape->depth_max)
+                shape->depth_max = top + 1;
+        } else {
+            const struct inner *inner = (const struct inner *)node;
+            if (stack[top].next == 0) {
+                shape->inners++;
+                shape->inner_object_bytes += 64u * inner->node.object.units;
+            }
+            if (stack[top].next < inner->branches) {
+                uint32_t child = inner_child(inner)[stack[top].next++];
+                stack[++top] = (struct level){child, 0};
+                continue;
+            }
+        }
+        if (top-- == 0)
+            return ENG_OK;
+    }
+}

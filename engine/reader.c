@@ -1,0 +1,213 @@
+/*
+ * Reader slots and epochs: who may still look at bytes that were moved away or freed.
+ *
+ * A reader writes the present epoch into its slot when it enters and 0 when it leaves. Who makes a segment empty
+ * advances the epoch and keeps the old number; the segment may be overwritten when every slot is 0 or newer than that.
+ * (Epoch-based reclamation: Fraser 2004; one slot a thread as in LMDB's reader table.)
+ *
+ * Why enter reads the epoch again after writing its slot: the reclaimer moves objects, then advances the epoch, then
+ * reads the slots, all seq_cst. If it missed a slot, the slot was written after that read in the one order of all
+ * seq_cst operations, so the second look of the reader sees the advanced epoch, and with it every move: it looks
+ * objects up at their new place. If it did not miss it, the slot names an epoch that is old enough to hold the segment
+ * back. The value of the second look is not needed. A slot that holds an epoch older than necessary only delays.
+ *
+ * A thread finds its slot of a store in a small thread-local table by the store's uid, which is never reused in the
+ * process; so stores may be opened, closed and opened again, several at a time. When a thread ends, a pthread key
+ * gives its slots back, but only those of stores still in the registry of open ones.
+ *
+ * Ways to fail: all slots taken (ENG_NO_READERS), or no memory for the thread's table.
+ * Invariant: a slot is owned by at most one thread; only the owner touches depth and writes seen.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "store_internal.h"
+
+struct held {
+    uint64_t uid;
+    struct reader *reader;
+};
+
+/* The slots one thread holds. */
+struct holder {
+    size_t count, capacity;
+    struct held held[];
+};
+
+/* The open stores of the process. */
+static struct {
+    pthread_mutex_t lock;
+    struct store **stores;
+    size_t count, capacity;
+    uint64_t uid;
+} registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static pthread_once_t key_once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static _Thread_local struct holder *holder;
+static _Thread_local struct held last; /* found most recently */
+
+/* Needs registry.lock. */
+static bool registered(uint64_t uid)
+{
+    for (size_t i = 0; i < registry.count; i++)
+        if (registry.stores[i]->readers.uid == uid)
+            return true;
+    return false;
+}
+
+static void thread_ended(void *value)
+{
+    struct holder *gone = value;
+    pthread_mutex_lock(&registry.lock);
+    for (size_t i = 0; i < gone->count; i++)
+        if (registered(gone->held[i].uid)) {
+            assert(gone->held[i].reader->depth == 0);
+            gone->held[i].reader->taken = false;
+        }
+    pthread_mutex_unlock(&registry.lock);
+    free(gone);
+    holder = NULL;
+    last.uid = 0;
+}
+
+static void make_key(void)
+{
+    int failed = pthread_key_create(&key, thread_ended);
+    assert(!failed);
+}
+
+void readers_init(struct store *store)
+{
+    struct readers *readers = &store->readers;
+    atomic_store_explicit(&readers->epoch, 1, memory_order_relaxed);
+    for (size_t i = 0; i <= ENG_READERS_MAX; i++)
+        readers->slots[i].store = store;
+    pthread_once(&key_once, make_key);
+    pthread_mutex_lock(&registry.lock);
+    if (registry.count == registry.capacity) {
+        size_t capacity = registry.capacity ? registry.capacity * 2 : 8;
+        struct store **stores = realloc(registry.stores, capacity * sizeof *stores);
+        assert(stores); /* a few bytes at the start of a store */
+        registry.stores = stores;
+        registry.capacity = capacity;
+    }
+    readers->uid = ++registry.uid;
+    registry.stores[registry.count++] = store;
+    pthread_mutex_unlock(&registry.lock);
+}
+
+void readers_close(struct store *store)
+{
+    for (size_t i = 0; i <= ENG_READERS_MAX; i++)
+        assert(atomic_load_explicit(&store->readers.slots[i].seen, memory_order_acquire) == 0);
+    pthread_mutex_lock(&registry.lock);
+    for (size_t i = 0; i < registry.count; i++)
+        if (registry.stores[i] == store) {
+            registry.stores[i] = registry.stores[--registry.count];
+            break;
+        }
+    if (registry.count == 0) {
+        free(registry.stores);
+        registry.stores = NULL;
+        registry.capacity = 0;
+    }
+    pthread_mutex_unlock(&registry.lock);
+}
+
+/* Room for one more in the thread's table; slots of closed stores are forgotten. Needs registry.lock. */
+static bool holder_room(void)
+{
+    size_t kept = 0;
+    for (size_t i = 0; holder && i < holder->count; i++)
+        if (registered(holder->held[i].uid))
+            holder->held[kept++] = holder->held[i];
+    if (holder)
+        holder->count = kept;
+    if (holder && holder->count < holder->capacity)
+        return true;
+    size_t capacity = holder ? holder->capacity * 2 : 4;
+    struct holder *grown = realloc(holder, sizeof *grown + capacity * sizeof grown->held[0]);
+    if (!grown)
+        return false;
+    if (!holder)
+        grown->count = 0;
+    grown->capacity = capacity;
+    holder = grown;
+    return pthread_setspecific(key, holder) == 0;
+}
+
+static struct reader *reader_take(struct store *store)
+{
+    struct reader *reader = NULL;
+    pthread_mutex_lock(&registry.lock);
+    if (!holder_room()) {
+        pthread_mutex_unlock(&registry.lock);
+        (void)eng_fail(ENG_NO_READERS, "%s: reader slot: out of memory", store->dir);
+        return NULL;
+    }
+    for (size_t i = 0; i < ENG_READERS_MAX && !reader; i++)
+        if (!store->readers.slots[i].taken)
+            reader = &store->readers.slots[i];
+    if (reader) {
+        reader->taken = true;
+        holder->held[holder->count++] = (struct held){store->readers.uid, reader};
+    }
+    pthread_mutex_unlock(&registry.lock);
+    if (!reader)
+        (void)eng_fail(ENG_NO_READERS, "%s: all %u reader slots are taken by other threads", store->dir,
+                       ENG_READERS_MAX);
+    return reader;
+}
+
+struct reader *store_reader(struct store *store)
+{
+    assert(store->magic == STORE_MAGIC);
+    if (last.uid == store->readers.uid)
+        return last.reader;
+    struct reader *reader = NULL;
+    for (size_t i = 0; holder && i < holder->count && !reader; i++)
+        if (holder->held[i].uid == store->readers.uid)
+            reader = holder->held[i].reader;
+    if (!reader)
+        reader = reader_take(store);
+    if (reader)
+        last = (struct held){store->readers.uid, reader};
+    return reader;
+}
+
+void reader_enter(struct reader *reader)
+{
+    if (reader->depth++)
+        return;
+    _Atomic uint64_t *epoch = &reader->store->readers.epoch;
+    /* seq_cst, all three: partners are epoch_advance and epoch_oldest, see the top comment */
+    atomic_store_explicit(&reader->seen, atomic_load_explicit(epoch, memory_order_seq_cst), memory_order_seq_cst);
+    (void)atomic_load_explicit(epoch, memory_order_seq_cst);
+}
+
+void reader_leave(struct reader *reader)
+{
+    assert(reader->depth > 0);
+    if (--reader->depth)
+        return;
+    /* release: partner of the load in epoch_oldest; what was read is read before the bytes are reused */
+    atomic_store_explicit(&reader->seen, 0, memory_order_release);
+}
+
+uint64_t epoch_advance(struct store *store)
+{
+    return atomic_fetch_add_explicit(&store->readers.epoch, 1, memory_order_seq_cst);
+}
+
+uint64_t epoch_oldest(struct store *store)
+{
+    uint64_t oldest = UINT64_MAX;
+    for (size_t i = 0; i <= ENG_READERS_MAX; i++) {
+        /* seq_cst: partner of the store in reader_enter */
+        uint64_t seen = atomic_load_explicit(&store->readers.slots[i].seen, memory_order_seq_cst);
+        if (seen && seen < oldest)
+            oldest = seen;
+    }
+    return oldest;
+}

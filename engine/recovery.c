@@ -1,0 +1,306 @@
+/*
+ * Creating the files of a store, and starting from them.
+ *
+ * Creation makes every file of checkpoint 1, which is empty, syncs them and their names, and last of all gives
+ * slots.new its name: the store exists from the moment state/slots does. A creation that was cut short is simply done
+ * again. A state without slots whose journal is valid was not cut short: its slots are lost, which is damage.
+ *
+ * A start (the same after a crash as after a clean stop):
+ *   newest valid root slot; a valid journal that is newer is rolled forward (pages, sync, slot, sync)
+ *   header of segments, header of control: do they belong to this store and this checkpoint?
+ *   control pages into the table, which gives live units of the segments and the free ids
+ *   catalog of versions
+ *   a new root slot with the start number one higher, synced, so that no generation is ever used twice
+ * Segments with something live in them are sealed and belong to this checkpoint; all others are free. Objects keep
+ * VERIFIED clear and are compared with their checksums when they are first looked at.
+ *
+ * Ways to fail: ENG_FOREIGN (another store's id), ENG_VERSION, ENG_DAMAGED with file and offset, ENG_FULL, ENG_IO. A
+ * failed start changes nothing, except that a committed journal may have been rolled forward.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "store_internal.h"
+
+static enum eng_status sync_parent(struct disk *disk, const char *dir)
+{
+    char parent[512];
+    const char *slash = strrchr(dir, '/');
+    size_t length = slash ? (size_t)(slash - dir) : 0;
+    memcpy(parent, dir, length);
+    parent[length] = 0;
+    return disk_sync_dir(disk, parent);
+}
+
+/* A file with this content and nothing else, synced. */
+static enum eng_status file_create(const struct store_options *options, const char *name, const void *bytes,
+                                   size_t length, uint64_t offset, uint64_t size)
+{
+    char path[512];
+    struct disk_file *file = NULL;
+    enum eng_status status = disk_open(options->disk, store_path(options->dir, name, path), DISK_CREATE, &file);
+    if (status)
+        return status;
+    status = disk_truncate(file, 0);
+    if (status == ENG_OK && size)
+        status = disk_extend(file, size);
+    if (status == ENG_OK && length)
+        status = disk_write(file, offset, bytes, length);
+    if (status == ENG_OK)
+        status = disk_sync(file);
+    disk_file_close(&file);
+    return status;
+}
+
+/* No journal of a store that was in use may lie here. */
+static enum eng_status creation_allowed(const struct store_options *options)
+{
+    char path[512];
+    struct disk_file *file = NULL;
+    struct journal journal;
+    if (!disk_exists(options->disk, store_path(options->dir, "journal", path)))
+        return ENG_OK;
+    enum eng_status status = disk_open(options->disk, path, DISK_READ, &file);
+    if (status)
+        return status;
+    status = journal_read(file, &journal);
+    journal_free(&journal);
+    disk_file_close(&file);
+    if (status == ENG_OK)
+        return eng_fail(ENG_DAMAGED, "%s/slots: missing, but %s is of a store in use", options->dir, path);
+    return status == ENG_NOT_FOUND ? ENG_OK : status;
+}
+
+enum eng_status state_create(const struct store_options *options)
+{
+    static const uint8_t nothing[1];
+    char from[512], to[512];
+    uint8_t header[SEGMENT_HEADER_BYTES];
+    struct control_page page;
+    struct rootslot slot = {.version = STATE_VERSION, .sequence = 1, .checkpoint = 1, .segments = 1, .ids_next = 1};
+    slot.segment_bytes = options->segment_bytes;
+    slot.leaf_bytes = options->leaf_bytes;
+    slot.inline_bytes = options->inline_bytes;
+    slot.catalog_checksum = XXH3_64bits(nothing, 0);
+    memcpy(slot.store_id, options->store_id, ENG_STORE_ID_BYTES);
+    if (slot.segment_bytes < ENG_SEGMENT_BYTES_MIN || slot.segment_bytes > ENG_SEGMENT_BYTES_MAX ||
+        (slot.segment_bytes & (slot.segment_bytes - 1)))
+        return eng_fail(ENG_INVALID, "%s: segments of %u bytes: not a power of two from %u to %u", options->dir,
+                        slot.segment_bytes, ENG_SEGMENT_BYTES_MIN, ENG_SEGMENT_BYTES_MAX);
+    rootslot_seal(&slot);
+    segment_header_encode(header, options->store_id, options->segment_bytes);
+    control_header_encode(&page, options->store_id, slot.checkpoint);
+
+    enum eng_status status = disk_mkdir(options->disk, options->dir);
+    if (status == ENG_OK)
+        status = sync_parent(options->disk, options->dir);
+    if (status == ENG_OK)
+        status = creation_allowed(options);
+    if (status == ENG_OK)
+        status = file_create(options, "segments", header, sizeof header, 0, options->segment_bytes);
+    if (status == ENG_OK)
+        status = file_create(options, "control", &page, sizeof page, 0, 0);
+    if (status == ENG_OK)
+        status = file_create(options, "catalog.0", nothing, 0, 0, 0);
+    if (status == ENG_OK)
+        status = file_create(options, "catalog.1", nothing, 0, 0, 0);
+    if (status == ENG_OK)
+        status = file_create(options, "journal", nothing, 0, 0, 0);
+    if (status == ENG_OK)
+        status =
+            file_create(options, "slots.new", &slot, sizeof slot, SLOT_STRIDE_BYTES, SLOT_STRIDE_BYTES + sizeof slot);
+    if (status == ENG_OK)
+        status = disk_sync_dir(options->disk, options->dir);
+    if (status == ENG_OK)
+        status = disk_rename(options->disk, store_path(options->dir, "slots.new", from),
+                             store_path(options->dir, "slots", to));
+    if (status == ENG_OK)
+        status = disk_sync_dir(options->disk, options->dir);
+    return status;
+}
+
+static enum eng_status file_open(struct store *store, const char *name, struct disk_file **file)
+{
+    char path[512];
+    enum eng_status status = disk_open(store->disk, store_path(store->dir, name, path), DISK_WRITE, file);
+    if (status == ENG_NOT_FOUND)
+        status = eng_fail(ENG_DAMAGED, "%s: missing", path);
+    return status;
+}
+
+static enum eng_status files_open(struct store *store)
+{
+    enum eng_status status = file_open(store, "slots", &store->slots);
+    if (status == ENG_OK)
+        status = file_open(store, "journal", &store->journal);
+    if (status == ENG_OK)
+        status = file_open(store, "control", &store->control.file);
+    if (status == ENG_OK)
+        status = file_open(store, "catalog.0", &store->catalogs[0]);
+    if (status == ENG_OK)
+        status = file_open(store, "catalog.1", &store->catalogs[1]);
+    if (status == ENG_OK)
+        status = file_open(store, "segments", &store->segments.file);
+    return status;
+}
+
+/* The newest slot, rolled forward. */
+static enum eng_status root_load(struct store *store, const uint8_t store_id[ENG_STORE_ID_BYTES])
+{
+    struct journal journal;
+    enum eng_status status = rootslot_read(store->slots, &store->root);
+    if (status)
+        return status;
+    if (memcmp(store->root.store_id, store_id, ENG_STORE_ID_BYTES) != 0)
+        return eng_fail(ENG_FOREIGN, "%s: root slot: belongs to another store", disk_file_path(store->slots));
+    status = journal_read(store->journal, &journal);
+    if (status == ENG_OK && memcmp(journal.slot.store_id, store_id, ENG_STORE_ID_BYTES) != 0) {
+        status = eng_fail(ENG_FOREIGN, "%s: belongs to another store", disk_file_path(store->journal));
+    } else if (status == ENG_OK && journal.slot.sequence > store->root.sequence) {
+        status = journal_apply(store->control.file, &journal.image);
+        if (status == ENG_OK)
+            status = disk_sync(store->control.file);
+        if (status == ENG_OK)
+            status = rootslot_write(store->slots, &journal.slot);
+        if (status == ENG_OK)
+            status = disk_sync(store->slots);
+        store->root = journal.slot;
+    } else if (status == ENG_NOT_FOUND) {
+        status = ENG_OK;
+    }
+    journal_free(&journal);
+    return status;
+}
+
+/* Maps the segments of the file. */
+static enum eng_status segments_load(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    uint8_t header[SEGMENT_HEADER_BYTES];
+    uint64_t size;
+    const char *path = disk_file_path(segments->file);
+    enum eng_status status = disk_size(segments->file, &size);
+    if (status)
+        return status;
+    if (size < store->root.segment_bytes)
+        return eng_fail(ENG_DAMAGED, "%s: %llu bytes: shorter than a segment", path, (unsigned long long)size);
+    status = disk_read(segments->file, 0, header, sizeof header);
+    if (status == ENG_OK)
+        status = segment_header_check(header, path, store->root.store_id, store->root.segment_bytes);
+    if (status == ENG_OK)
+        status = segments_init(store, store->root.segment_bytes);
+    if (status)
+        return status;
+    uint64_t total = size / store->root.segment_bytes, reserve = (uint64_t)segments->max * store->root.segment_bytes;
+    if (total > segments->max)
+        return eng_fail(ENG_TOO_LARGE, "%s: %llu segments: at most %u are supported", path, (unsigned long long)total,
+                        segments->max);
+    segments->total = (uint32_t)total;
+    void *base;
+    status = disk_map(segments->file, reserve, &base);
+    if (status == ENG_OK)
+        store->view.base = base;
+    uint64_t limit = reserve / UNIT_BYTES;
+    if (status == ENG_OK)
+        status = control_init(store, limit < UINT32_MAX ? limit : UINT32_MAX);
+    return status;
+}
+
+/* After the control pages: what is sealed, what is free. */
+static void segments_classify(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    for (uint32_t n = segments->total; n-- > 0;) {
+        struct segment *segment = &segments->table[n];
+        if (atomic_load_explicit(&segment->live, memory_order_relaxed) == 0) {
+            segments->free[segments->free_count++] = n;
+            continue;
+        }
+        segment->state = SEGMENT_SEALED;
+        segment->captured = store->root.checkpoint;
+        segment->checksummed = segment->fill;
+    }
+}
+
+static enum eng_status control_pages_load(struct store *store)
+{
+    struct disk_file *file = store->control.file;
+    struct control_page page;
+    if (store->root.ids_next == 0 || store->root.ids_next > store->control.limit)
+        return eng_fail(ENG_DAMAGED, "%s: root slot: next id %llu is impossible", disk_file_path(store->slots),
+                        (unsigned long long)store->root.ids_next);
+    enum eng_status status = disk_read(file, 0, &page, sizeof page);
+    if (status == ENG_OK)
+        status = control_header_check(&page, disk_file_path(file), store->root.store_id, store->root.checkpoint);
+    if (status == ENG_OK)
+        status = control_load(store, store->root.ids_next);
+    return status;
+}
+
+static enum eng_status catalog_file_load(struct store *store)
+{
+    struct disk_file *file = store->catalogs[store->root.checkpoint & 1];
+    size_t length = store->root.catalog_bytes;
+    uint64_t size;
+    enum eng_status status = disk_size(file, &size);
+    if (status)
+        return status;
+    if (size < length)
+        return eng_fail(ENG_DAMAGED, "%s: %llu bytes: the root slot says %zu", disk_file_path(file),
+                        (unsigned long long)size, length);
+    uint8_t *bytes = malloc(length + 1);
+    if (!bytes)
+        return eng_fail(ENG_NO_MEMORY, "%s: %zu bytes: out of memory", disk_file_path(file), length);
+    if (length)
+        status = disk_read(file, 0, bytes, length);
+    if (status == ENG_OK && XXH3_64bits(bytes, length) != store->root.catalog_checksum)
+        status =
+            eng_fail(ENG_DAMAGED, "%s: %zu bytes at offset 0: checksum does not match", disk_file_path(file), length);
+    if (status == ENG_OK)
+        status = catalog_load(store, bytes, length, disk_file_path(file));
+    free(bytes);
+    return status;
+}
+
+/* A start number nobody used before. */
+static enum eng_status start_new(struct store *store)
+{
+    store->root.sequence++;
+    store->root.start++;
+    assert(store->root.start < 1ull << (64 - GENERATION_START_SHIFT));
+    enum eng_status status = rootslot_write(store->slots, &store->root);
+    if (status == ENG_OK)
+        status = disk_sync(store->slots);
+    return status;
+}
+
+enum eng_status state_load(struct store *store, const struct store_options *options)
+{
+    enum eng_status status = files_open(store);
+    if (status == ENG_OK)
+        status = root_load(store, options->store_id);
+    if (status == ENG_OK)
+        status = segments_load(store);
+    if (status == ENG_OK)
+        status = control_pages_load(store);
+    if (status == ENG_OK)
+        status = catalog_file_load(store);
+    if (status == ENG_OK)
+        status = disk_size(store->journal, &store->journal_file_bytes);
+    if (status == ENG_OK)
+        status = disk_size(store->control.file, &store->control.file_bytes);
+    for (int i = 0; i < 2 && status == ENG_OK; i++)
+        status = disk_size(store->catalogs[i], &store->catalog_file_bytes[i]);
+    if (status == ENG_OK)
+        status = start_new(store);
+    if (status)
+        return status;
+    segments_classify(store);
+    store->checkpoint.slot = store->root;
+    atomic_store_explicit(&store->checkpoint.durable, store->root.checkpoint, memory_order_relaxed);
+    atomic_store_explicit(&store->closed, store->root.start << GENERATION_START_SHIFT, memory_order_relaxed);
+    store->app_bytes = store->root.app_bytes;
+    memcpy(store->app_state, store->root.app_state, store->app_bytes);
+    return ENG_OK;
+}

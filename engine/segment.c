@@ -1,0 +1,267 @@
+/*
+ * Segments: where the bytes of objects are.
+ *
+ * The file state/segments is mapped once; segment n is bytes [n * size, (n + 1) * size). Its first 4 KiB are the
+ * header. An arena takes a free segment and fills it from the front; when the next object does not fit, the segment is
+ * sealed and never written again until it is recycled.
+ *
+ * live counts the units of live objects. It falls by one atomic subtraction an object; who brings it to zero in a
+ * sealed segment puts the segment on the list of empty ones, stamped with the epoch. An empty segment is free again
+ * when
+ *   - no reader is in an epoch as old as the stamp: such a reader may look at an object the compactor moved away;
+ *   - neither the newest durable checkpoint nor one being made has live objects in it (captured < durable).
+ * Free segments are a stack: the one emptied last is taken first, because its pages are most likely still in the cache
+ * and mapped. One free segment is always left for the compactor, so that a full disk can still be compacted, and the
+ * compactor in turn leaves alone what store_reserve promised. The compactor takes the lowest one, so that data moves
+ * towards the front and segments_cut can give the end of the file back.
+ *
+ * Ways to fail: the file cannot grow (ENG_FULL: not final, nothing changed; ENG_IO), memory for the tables.
+ *
+ * Invariants, under segments.lock: free, empty and the OPEN and SEALED segments partition [0, total); the live of a
+ * FREE segment is 0; fill of a SEALED segment does not change.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "store_internal.h"
+
+#if defined(__SANITIZE_THREAD__)
+#define RESERVE_BYTES_MAX (1ull << 36) /* its shadow leaves no more address space */
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define RESERVE_BYTES_MAX (1ull << 36)
+#endif
+#endif
+#ifndef RESERVE_BYTES_MAX
+#define RESERVE_BYTES_MAX ENG_STATE_BYTES_MAX
+#endif
+#define TINY_SEGMENT_BYTES (1u << 20) /* stores with smaller segments reserve less address space */
+#define TINY_SEGMENTS_MAX 4096u
+
+struct segment_header {
+    uint64_t checksum; /* XXH3 of the rest of the struct */
+    char magic[8];     /* "PANDOSEG" */
+    uint32_t version, segment_bytes;
+    uint8_t store_id[ENG_STORE_ID_BYTES];
+};
+_Static_assert(sizeof(struct segment_header) == 56, "on disk");
+
+uint64_t object_checksum(const struct object *object)
+{
+    uint64_t sum =
+        XXH3_64bits((const uint8_t *)object + sizeof object->checksum, object->units * (size_t)UNIT_BYTES - 8);
+    return sum ? sum : 1;
+}
+
+static uint64_t header_checksum(const struct segment_header *header)
+{
+    return XXH3_64bits((const uint8_t *)header + 8, sizeof *header - 8);
+}
+
+void segment_header_encode(uint8_t page[SEGMENT_HEADER_BYTES], const uint8_t store_id[ENG_STORE_ID_BYTES],
+                           uint32_t segment_bytes)
+{
+    struct segment_header header = {.magic = "PANDOSEG", .version = STATE_VERSION, .segment_bytes = segment_bytes};
+    memcpy(header.magic, "PANDOSEG", 8);
+    memcpy(header.store_id, store_id, ENG_STORE_ID_BYTES);
+    header.checksum = header_checksum(&header);
+    memset(page, 0, SEGMENT_HEADER_BYTES);
+    memcpy(page, &header, sizeof header);
+}
+
+enum eng_status segment_header_check(const uint8_t page[SEGMENT_HEADER_BYTES], const char *path,
+                                     const uint8_t store_id[ENG_STORE_ID_BYTES], uint32_t segment_bytes)
+{
+    struct segment_header header;
+    memcpy(&header, page, sizeof header);
+    if (memcmp(header.magic, "PANDOSEG", 8) != 0 || header.checksum != header_checksum(&header))
+        return eng_fail(ENG_DAMAGED, "%s: header at offset 0: checksum does not match", path);
+    if (memcmp(header.store_id, store_id, ENG_STORE_ID_BYTES) != 0)
+        return eng_fail(ENG_FOREIGN, "%s: header at offset 0: belongs to another store", path);
+    if (header.segment_bytes != segment_bytes)
+        return eng_fail(ENG_DAMAGED, "%s: header at offset 0: segments of %u bytes, the root slot says %u", path,
+                        header.segment_bytes, segment_bytes);
+    return ENG_OK;
+}
+
+enum eng_status segments_init(struct store *store, uint32_t segment_bytes)
+{
+    struct segments *segments = &store->segments;
+    assert(segment_bytes >= ENG_SEGMENT_BYTES_MIN && segment_bytes <= ENG_SEGMENT_BYTES_MAX);
+    assert((segment_bytes & (segment_bytes - 1)) == 0);
+    segments->units = segment_bytes / UNIT_BYTES;
+    segments->shift = (uint32_t)__builtin_ctz(segments->units);
+    segments->max =
+        segment_bytes < TINY_SEGMENT_BYTES ? TINY_SEGMENTS_MAX : (uint32_t)(RESERVE_BYTES_MAX / segment_bytes);
+    segments->table = memory_reserve(segments->max * sizeof *segments->table);
+    segments->free = memory_reserve(segments->max * sizeof *segments->free);
+    segments->empty = memory_reserve(segments->max * sizeof *segments->empty);
+    return segments->table && segments->free && segments->empty ? ENG_OK : ENG_NO_MEMORY;
+}
+
+void segments_close(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    disk_file_close(&segments->file);
+    memory_release(segments->table, segments->max * sizeof *segments->table);
+    memory_release(segments->free, segments->max * sizeof *segments->free);
+    memory_release(segments->empty, segments->max * sizeof *segments->empty);
+}
+
+void segments_reclaim(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    if (!segments->empty_count)
+        return;
+    /* acquire: partner of the release in checkpoint_make; what the older checkpoint needed is no longer read */
+    uint64_t durable = atomic_load_explicit(&store->checkpoint.durable, memory_order_acquire);
+    uint64_t oldest = epoch_oldest(store);
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < segments->empty_count; i++) {
+        uint32_t n = segments->empty[i];
+        struct segment *segment = &segments->table[n];
+        assert(segment->state == SEGMENT_EMPTY);
+        if (segment->captured >= durable || segment->emptied >= oldest) {
+            segments->empty[kept++] = n;
+            continue;
+        }
+        assert(atomic_load_explicit(&segment->live, memory_order_relaxed) == 0);
+        segment->state = SEGMENT_FREE;
+        segments->free[segments->free_count++] = n;
+    }
+    segments->empty_count = kept;
+}
+
+/* One more free segment at the end of the file. Needs segments.lock. */
+static enum eng_status segment_extend(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    if (segments->total == segments->max)
+        return eng_fail(ENG_FULL, "%s: at its limit of %u segments", disk_file_path(segments->file), segments->max);
+    uint64_t size = (uint64_t)(segments->total + 1) * segments->units * UNIT_BYTES;
+    enum eng_status status = disk_extend(segments->file, size);
+    if (status)
+        return status;
+    memset(&segments->table[segments->total], 0, sizeof *segments->table);
+    segments->free[segments->free_count++] = segments->total++;
+    return ENG_OK;
+}
+
+enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segment)
+{
+    struct segments *segments = &store->segments;
+    enum eng_status status = ENG_OK;
+    pthread_mutex_lock(&segments->lock);
+    uint32_t floor = compactor ? segments->reserved : 1;
+    if (segments->free_count <= floor)
+        segments_reclaim(store);
+    while (segments->free_count <= floor && status == ENG_OK)
+        status = segment_extend(store);
+    if (status == ENG_OK) {
+        uint32_t top = segments->free_count - 1, at = top;
+        for (uint32_t i = 0; compactor && i < top; i++) /* downwards, so that store_shrink finds the end free */
+            if (segments->free[i] < segments->free[at])
+                at = i;
+        uint32_t n = segments->free[at];
+        memmove(segments->free + at, segments->free + at + 1, (top - at) * sizeof *segments->free);
+        segments->free_count = top;
+        struct segment *taken = &segments->table[n];
+        assert(taken->state == SEGMENT_FREE && !taken->compacting);
+        taken->state = SEGMENT_OPEN;
+        taken->captured = 0;
+        taken->damaged = false;
+        taken->fill = taken->checksummed = segment_start(n);
+        if (!compactor && segments->reserved)
+            segments->reserved--;
+        *segment = n;
+    }
+    pthread_mutex_unlock(&segments->lock);
+    return status;
+}
+
+enum eng_status segments_reserve(struct store *store, uint32_t count)
+{
+    struct segments *segments = &store->segments;
+    enum eng_status status = ENG_OK;
+    pthread_mutex_lock(&segments->lock);
+    segments_reclaim(store);
+    while (segments->free_count < (uint64_t)count + 1 && status == ENG_OK)
+        status = segment_extend(store);
+    if (status == ENG_OK)
+        segments->reserved = count;
+    pthread_mutex_unlock(&segments->lock);
+    return status;
+}
+
+enum eng_status segments_cut(struct store *store, bool keep_reserved)
+{
+    struct segments *segments = &store->segments;
+    enum eng_status status = ENG_OK;
+    pthread_mutex_lock(&segments->lock);
+    segments_reclaim(store);
+    uint32_t total = segments->total, kept = 0, keep = keep_reserved ? segments->reserved + 1 : 0;
+    while (total > 1 && segments->table[total - 1].state == SEGMENT_FREE &&
+           segments->free_count - (segments->total - total) > keep)
+        total--;
+    if (total < segments->total)
+        status = disk_truncate(segments->file, (uint64_t)total * segments->units * UNIT_BYTES);
+    if (status == ENG_OK && total < segments->total) {
+        for (uint32_t i = 0; i < segments->free_count; i++)
+            if (segments->free[i] < total)
+                segments->free[kept++] = segments->free[i];
+        assert(segments->free_count - kept == segments->total - total);
+        segments->free_count = kept;
+        segments->total = total;
+        segments->reserved = keep_reserved ? segments->reserved : 0;
+    }
+    pthread_mutex_unlock(&segments->lock);
+    return status;
+}
+
+/* Needs segments.lock. */
+static void segment_to_empty(struct store *store, uint32_t n)
+{
+    struct segments *segments = &store->segments;
+    struct segment *segment = &segments->table[n];
+    if (segment->state != SEGMENT_SEALED || segment->compacting)
+        return;
+    /* acquire: partner of the subtraction in segment_release */
+    if (atomic_load_explicit(&segment->live, memory_order_acquire) != 0)
+        return;
+    segment->state = SEGMENT_EMPTY;
+    segment->emptied = epoch_advance(store);
+    segments->empty[segments->empty_count++] = n;
+}
+
+void segment_emptied(struct store *store, uint32_t segment)
+{
+    pthread_mutex_lock(&store->segments.lock);
+    segment_to_empty(store, segment);
+    pthread_mutex_unlock(&store->segments.lock);
+}
+
+void segment_seal(struct store *store, uint32_t segment, uint32_t fill, uint64_t generation)
+{
+    struct segment *sealed = &store->segments.table[segment];
+    assert(fill <= store->segments.units);
+    pthread_mutex_lock(&store->segments.lock);
+    assert(sealed->state == SEGMENT_OPEN);
+    sealed->state = SEGMENT_SEALED;
+    sealed->fill = fill;
+    sealed->newest = generation;
+    segment_to_empty(store, segment);
+    pthread_mutex_unlock(&store->segments.lock);
+    maintenance_hint(store);
+}
+
+void segment_compacted(struct store *store, uint32_t segment, bool damaged)
+{
+    struct segment *done = &store->segments.table[segment];
+    pthread_mutex_lock(&store->segments.lock);
+    assert(done->compacting && done->state == SEGMENT_SEALED);
+    done->compacting = false;
+    done->damaged |= damaged;
+    segment_to_empty(store, segment);
+    pthread_mutex_unlock(&store->segments.lock);
+}

@@ -1,0 +1,78 @@
+/* The segments of the mapped file state/segments: who fills them, what lives in them, when they can be used again.
+ * See segment.c. */
+#ifndef ENGINE_SEGMENT_H
+#define ENGINE_SEGMENT_H
+
+#include <pthread.h>
+
+#include "store.h"
+
+#define UNIT_BYTES 64u
+#define SEGMENT_HEADER_BYTES 4096u /* at the start of the file; so location 0 is never an object */
+
+/* FREE -> OPEN -> SEALED -> EMPTY -> FREE, no other way. */
+enum segment_state { SEGMENT_FREE, SEGMENT_OPEN, SEGMENT_SEALED, SEGMENT_EMPTY };
+
+struct segment {
+    _Atomic uint64_t live; /* units of live objects; what an arena allocated since it last settled is not yet counted */
+    uint64_t captured;     /* number of the newest checkpoint that has live objects in here */
+    uint64_t emptied;      /* epoch when it became EMPTY */
+    uint64_t newest;       /* generation open when it was sealed */
+    uint32_t fill;         /* units used; of an OPEN one as of the last capture */
+    uint32_t checksummed;  /* units from the start whose live objects have a checksum */
+    uint8_t state;
+    bool compacting; /* the compactor reads it: not to become EMPTY */
+    bool damaged;    /* the compactor found a damaged object: leave it */
+};
+
+struct segments {
+    struct disk_file *file;
+    struct segment *table;
+    uint32_t total, max;
+    uint32_t units, shift; /* units per segment = 1 << shift */
+    pthread_mutex_t lock;  /* lists, total, state, flags; not live */
+    uint32_t *free, free_count;
+    uint32_t *empty, empty_count;
+    uint32_t reserved; /* free segments promised by store_reserve */
+};
+
+struct arena;
+
+/* Tables for at most max segments. segment_close releases all, also after a failed init. */
+ENG_MUST_CHECK enum eng_status segments_init(struct store *store, uint32_t segment_bytes);
+void segments_close(struct store *store);
+
+/* First usable unit of a segment, counted from its start. */
+static inline uint32_t segment_start(uint32_t segment)
+{
+    return segment == 0 ? SEGMENT_HEADER_BYTES / UNIT_BYTES : 0;
+}
+
+/* A free segment becomes OPEN, extending the file if there is none. One is always left for the compactor.
+ * ENG_FULL, ENG_IO: nothing changed. Any thread. */
+ENG_MUST_CHECK enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segment);
+/* An OPEN segment is full; fill in units, live already settled. */
+void segment_seal(struct store *store, uint32_t segment, uint32_t fill, uint64_t generation);
+/* The compactor is done with a SEALED segment it marked. */
+void segment_compacted(struct store *store, uint32_t segment, bool damaged);
+/* Slow half of segment_release: nothing lives in it any more. */
+void segment_emptied(struct store *store, uint32_t segment);
+/* EMPTY segments that no reader and no checkpoint needs become FREE. Needs segments.lock. */
+void segments_reclaim(struct store *store);
+/* Makes sure that count segments can be taken. */
+ENG_MUST_CHECK enum eng_status segments_reserve(struct store *store, uint32_t count);
+
+/* Gives the free segments at the end of the file back, except what segments_reserve promised and the compactor's one if
+ * they are to be kept. Between generations. */
+ENG_MUST_CHECK enum eng_status segments_cut(struct store *store, bool keep_reserved);
+
+/* The header page of the file. */
+void segment_header_encode(uint8_t page[SEGMENT_HEADER_BYTES], const uint8_t store_id[ENG_STORE_ID_BYTES],
+                           uint32_t segment_bytes);
+ENG_MUST_CHECK enum eng_status segment_header_check(const uint8_t page[SEGMENT_HEADER_BYTES], const char *path,
+                                                    const uint8_t store_id[ENG_STORE_ID_BYTES], uint32_t segment_bytes);
+
+/* XXH3 of everything behind the checksum field, never 0. */
+uint64_t object_checksum(const struct object *object);
+
+#endif

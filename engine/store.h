@@ -1,0 +1,221 @@
+/*
+ * The object store below the tree: segments, ids, control blocks, generations, versions, readers, checkpoint,
+ * compaction. It knows objects and their ids; it does not know what a leaf is.
+ *
+ *   object     a node, value or list in multiples of 64 bytes, first its header (checksum, generation, id, size, type)
+ *   id         32 bits, names an object for life; nodes name their children by id
+ *   control    id -> 8-byte atomic word {location in 64-byte units, size in units, type, flags}; moving an object is a
+ *              copy and one compare-and-swap; 0 is a free id. A cache: rebuilt at every start from the checkpoint.
+ *   segment    a run of segment_bytes in the one mapped file state/segments; filled by one arena, then sealed; recycled
+ *              when nothing in it is live, no reader can see it and no durable checkpoint needs it
+ *   generation 64 bits, never reused, also across starts (start number << 40 | counter); every commit opens one
+ *   version    what a commit published on a lineage (a top-level root): generation, tag (the ledger's height), root id,
+ *              the summary, and the death list of what died when it was made
+ *
+ * Liveness: an object born in generation b that died in generation d is visible from the versions v with b <= v < d.
+ * store_drop of a version frees exactly what only it could see: of the death list of the next kept version, those born
+ * after the previous kept version; the rest is carried over to the previous one's successor. O(1) per list entry.
+ * Death lists are objects themselves (OBJECT_LIST), so checkpoints carry them for nothing.
+ *
+ * Who calls what: one thread at a time begins and commits generations (the merge; it may hand arenas to helpers in
+ * between). Readers pin a version and enter an epoch for each look. Background work (compaction, the slow half of a
+ * checkpoint) runs in a maintenance thread, or inline in store_maintain when options.background is false.
+ */
+#ifndef ENGINE_STORE_H
+#define ENGINE_STORE_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pando/digest.h"
+#include "pando/disk.h"
+#include "pando/limits.h"
+#include "pando/status.h"
+
+enum object_type { OBJECT_NONE = 0, OBJECT_LEAF = 1, OBJECT_INNER = 2, OBJECT_VALUE = 3, OBJECT_LIST = 4 };
+
+/* The first 24 bytes of every object. */
+struct object {
+    uint64_t checksum;   /* XXH3 of everything behind this field, units*64-8 bytes; written at the checkpoint, 0 before */
+    uint64_t generation; /* the one that made it */
+    uint32_t id;
+    uint32_t units : 24; /* size in 64-byte units */
+    uint32_t type : 8;   /* enum object_type */
+};
+_Static_assert(sizeof(struct object) == 24, "on disk");
+
+/* The control word. Flags live in memory only, except type and size. */
+#define CONTROL_LOCATION_BITS 36
+#define CONTROL_UNITS_SHIFT 36 /* 19 bits: objects up to 32 MiB */
+#define CONTROL_TYPE_SHIFT 55  /* 3 bits */
+#define CONTROL_VERIFIED (1ull << 58) /* checksum checked since the start, or made since */
+#define CONTROL_LOCATION(w) ((w) & ((1ull << CONTROL_LOCATION_BITS) - 1))
+#define CONTROL_UNITS(w) ((uint32_t)((w) >> CONTROL_UNITS_SHIFT & 0x7ffff))
+#define CONTROL_TYPE(w) ((enum object_type)((w) >> CONTROL_TYPE_SHIFT & 7))
+
+struct store_options {
+    struct disk *disk;
+    const char *dir;                      /* "state", created if absent */
+    uint8_t store_id[ENG_STORE_ID_BYTES];
+    uint32_t segment_bytes;               /* power of two; fixed at creation, kept in the files */
+    uint32_t leaf_bytes, inline_bytes;    /* tree parameters: fixed at creation, kept in the root slot, see store_parameters */
+    uint32_t arenas;                      /* how many threads allocate in one generation (1..ENG_THREADS_MAX) */
+    bool background;                      /* run a maintenance thread */
+    bool create;                          /* create if there is no state yet; otherwise ENG_NOT_FOUND */
+};
+
+struct store;
+
+/* What store_drop, recovery and statistics see of a version. */
+struct store_version {
+    uint64_t generation;
+    uint64_t tag;
+    uint32_t root;               /* id of the tree's root node, 0: the empty tree */
+    struct eng_summary summary;
+};
+
+/* Hot part, at the start of struct store so that store_object is inline. */
+struct store_view {
+    uint8_t *base;                  /* of the mapped segments */
+    _Atomic uint64_t *control;      /* indexed by id, address space reserved once */
+};
+
+/* Opens or creates. Recovery: newest valid root slot, a committed journal is rolled forward, the control table and the
+ * catalog of versions are loaded and checked, segments' live counts and free ids are derived. Objects are checked when
+ * first read. ENG_NOT_FOUND, ENG_FOREIGN, ENG_VERSION, ENG_DAMAGED (file and offset), ENG_IO, ENG_FULL. */
+ENG_MUST_CHECK enum eng_status store_open(const struct store_options *options, struct store **store);
+/* Stops the maintenance thread. Does not checkpoint. No reader or open generation may be left. */
+void store_close(struct store **store);
+void store_parameters(const struct store *store, uint32_t *leaf_bytes, uint32_t *inline_bytes, uint32_t *segment_bytes);
+
+static inline struct store_view *store_view(struct store *store)
+{
+    return (struct store_view *)(void *)store;
+}
+
+/* Slow path of store_object: checks the checksum once. NULL and eng_error() if the object is damaged. */
+struct object *store_object_check(struct store *store, uint32_t id, uint64_t word);
+
+/* The object of a live id, or NULL (ENG_DAMAGED, eng_error() names segment file and offset). The pointer is good until
+ * the epoch is left (readers), or for the whole generation (the merge, which is inside an epoch too). */
+static inline struct object *store_object(struct store *store, uint32_t id)
+{
+    /* acquire: partner of the release in store_alloc and of the compactor's compare-and-swap */
+    uint64_t word = atomic_load_explicit(&store_view(store)->control[id], memory_order_acquire);
+    if (__builtin_expect(!(word & CONTROL_VERIFIED), 0))
+        return store_object_check(store, id, word);
+    return (struct object *)(void *)(store_view(store)->base + CONTROL_LOCATION(word) * 64);
+}
+static inline void store_prefetch_control(struct store *store, uint32_t id)
+{
+    __builtin_prefetch(&store_view(store)->control[id]);
+}
+static inline enum object_type store_type(struct store *store, uint32_t id)
+{
+    return CONTROL_TYPE(atomic_load_explicit(&store_view(store)->control[id], memory_order_relaxed));
+}
+
+/* ---- writing: one generation at a time ---------------------------------------------------------------------------*/
+
+/* What one thread allocates and kills with, during one generation. Obtained from store_begin; arena i belongs to one
+ * thread at a time. */
+struct arena;
+
+/* Opens a generation on a lineage (0..ENG_ROOTS_MAX-1) and enters an epoch. Asserts that none is open. */
+ENG_MUST_CHECK enum eng_status store_begin(struct store *store, uint32_t lineage, uint64_t *generation);
+struct arena *store_arena(struct store *store, uint32_t index);
+uint64_t arena_generation(const struct arena *arena);
+
+/* A new object of at least bytes bytes (header included), header filled, last 64-byte line zeroed first, control word
+ * set and VERIFIED. NULL: ENG_FULL, ENG_NO_IDS or ENG_TOO_LARGE (over the segment size), eng_error() says which; nothing
+ * changed. The content may be written until store_commit. Never moves before that. */
+struct object *store_alloc(struct arena *arena, enum object_type type, size_t bytes, uint32_t *id);
+/* The status of the last NULL of store_alloc. */
+enum eng_status arena_status(const struct arena *arena);
+
+/* The object is not part of the version being made. One born in this generation is freed at the commit, another goes on
+ * the death list. Its bytes stay readable until the generation is closed. */
+void store_kill(struct arena *arena, uint32_t id, uint64_t born);
+
+/* Makes death-list objects, appends the version {generation, tag, root, summary} to the lineage, leaves the epoch. The
+ * version becomes visible by one release store of the lineage's head. On error nothing is published, and the caller
+ * must call store_abort. Tags ascend strictly within a lineage. */
+ENG_MUST_CHECK enum eng_status store_commit(struct store *store, uint64_t tag, uint32_t root,
+                                            const struct eng_summary *summary);
+/* Frees all that the open generation allocated; kills are forgotten. O(allocations). */
+void store_abort(struct store *store);
+
+/* Makes sure that bytes of new objects and ids new ids can be allocated from here on (extends the file): ENG_FULL,
+ * ENG_NO_IDS. */
+ENG_MUST_CHECK enum eng_status store_reserve(struct store *store, uint64_t bytes, uint64_t ids);
+
+/* ---- versions ----------------------------------------------------------------------------------------------------*/
+
+/* The newest version of a lineage; false if it has none. Any thread. */
+bool store_head(struct store *store, uint32_t lineage, struct store_version *version);
+/* Kept versions of a lineage, oldest first; returns how many there are, writes at most max. */
+size_t store_versions(struct store *store, uint32_t lineage, struct store_version *versions, size_t max);
+
+/* Pins the version with this tag (STORE_HEAD: the newest), so that it is not freed until unpinned. ENG_NOT_FOUND: no such
+ * tag yet; ENG_GONE: dropped. A pin holds no reader slot. O(log versions), a short lock. */
+#define STORE_HEAD UINT64_MAX
+ENG_MUST_CHECK enum eng_status store_pin(struct store *store, uint32_t lineage, uint64_t tag, struct store_version *version);
+void store_unpin(struct store *store, uint32_t lineage, uint64_t tag);
+
+/* The version is no longer wanted: freed as soon as no pin holds it, never the head. Between generations, by the thread
+ * that commits (checked by assert). ENG_NOT_FOUND. Frees are put off while a checkpoint is computing checksums. */
+ENG_MUST_CHECK enum eng_status store_drop(struct store *store, uint32_t lineage, uint64_t tag);
+/* Drops every version with a tag below this one (the head always stays). */
+ENG_MUST_CHECK enum eng_status store_drop_below(struct store *store, uint32_t lineage, uint64_t tag);
+
+/* ---- readers -----------------------------------------------------------------------------------------------------*/
+
+/* A reader slot; one a thread, kept by the thread until it ends (thread-local, found again for free). NULL: all
+ * ENG_READERS_MAX are taken (ENG_NO_READERS). Enter before looking at objects, leave after; calls nest. Wait-free. */
+struct reader;
+struct reader *store_reader(struct store *store);
+void reader_enter(struct reader *reader);
+void reader_leave(struct reader *reader);
+
+/* ---- checkpoint and maintenance ----------------------------------------------------------------------------------*/
+
+/* Between generations, by the thread that commits. Captures the present versions of all lineages with app_state
+ * (opaque, at most ENG_APP_STATE_BYTES_MAX) and starts making them durable. With a maintenance thread it returns after
+ * the capture (ENG_BUSY if one is still running); otherwise when it is durable. wait = true waits for it to be durable. */
+ENG_MUST_CHECK enum eng_status store_checkpoint(struct store *store, const void *app_state, size_t app_state_bytes,
+                                                bool wait);
+/* True while one is being made. A failed one makes this and every later checkpoint call return its error. */
+bool store_checkpoint_running(struct store *store);
+/* app_state of the checkpoint the store was opened from; length 0 for a new store. */
+size_t store_app_state(const struct store *store, void *bytes, size_t max);
+/* app_state length and number of the newest durable checkpoint (advances while running). */
+uint64_t store_checkpoint_number(const struct store *store);
+
+/* Moves live objects out of the segments with the least live data until the live ratio of sealed segments is at least
+ * live_percent or max_bytes were moved. Called by the maintenance thread by itself; by tests and stores without one. */
+ENG_MUST_CHECK enum eng_status store_compact(struct store *store, uint32_t live_percent, uint64_t max_bytes);
+/* Runs due maintenance once in the calling thread (for stores without the thread); a no-op with the thread. */
+ENG_MUST_CHECK enum eng_status store_maintain(struct store *store);
+/* Gives unused segments at the end of the file back to the file system. Between generations. */
+ENG_MUST_CHECK enum eng_status store_shrink(struct store *store);
+
+struct store_statistics {
+    uint64_t segment_bytes, segments_total, segments_free;
+    uint64_t live_bytes;      /* of live objects */
+    uint64_t file_bytes;      /* state/segments */
+    uint64_t ids_live, ids_limit;
+    uint64_t versions;        /* kept, all lineages */
+    uint64_t moved_bytes;     /* by the compactor since the start */
+    uint64_t checkpoints;     /* made since the start */
+};
+void store_stats(struct store *store, struct store_statistics *statistics);
+
+/* Offline check, nothing open: slots, journal, control pages, catalog, and with deep every live object's checksum and
+ * header. Calls report(context, line) for each fault; ENG_OK if none, else ENG_DAMAGED. */
+ENG_MUST_CHECK enum eng_status store_check(struct disk *disk, const char *dir, bool deep,
+                                           void (*report)(void *context, const char *line), void *context);
+
+#endif

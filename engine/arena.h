@@ -2,6 +2,7 @@
 #ifndef ENGINE_ARENA_H
 #define ENGINE_ARENA_H
 
+#include "slot.h"
 #include "store.h"
 
 #define ARENA_IDS 256u /* taken from the free ids at once */
@@ -34,6 +35,7 @@ struct arena {
     size_t deaths_count, deaths_capacity;
     uint32_t begin_segment; /* where an abort goes back to */
     uint64_t begin_position;
+    struct slot_list slots[SLOT_UNITS_MAX + 1];
 } __attribute__((aligned(64)));
 
 void arena_init(struct arena *arena, struct store *store, bool compactor);

@@ -158,6 +158,7 @@ static enum eng_status checkpoint_capture(struct store *store, const void *app_s
         memcpy(slot->app_state, app_state, app_bytes);
     rootslot_seal(slot);
     capture_segments(store, slot->checkpoint);
+    slots_forget(store);
     control_capture(store, slot->checkpoint, &checkpoint->image);
     /* release: partner of the acquire in compact_batch; cleared in checkpoint_make */
     atomic_store_explicit(&checkpoint->checksumming, true, memory_order_release);

@@ -55,7 +55,7 @@ void maintenance_stop(struct store *store);
 void maintenance_hint(struct store *store);
 
 /* Is it time to compact? Below 70 % live in all, and a segment below 60 %. */
-bool compact_due(struct store *store);
+bool compact_due(struct store *store, uint32_t live_percent);
 /* Moves at most batch bytes out of one segment; *more is false when the live ratio is reached. Takes the maintenance
  * lock. ENG_BUSY: a checkpoint computes checksums, nothing was done. */
 ENG_MUST_CHECK enum eng_status compact_batch(struct store *store, uint32_t live_percent, uint64_t batch,

@@ -1,7 +1,9 @@
 /*
  * The compactor: gets space back from segments in which little is live.
  *
- * It picks the sealed segment with the smallest live part, walks its objects from the front (a header tells the size,
+ * It picks the sealed segment that promises most: little live, and old enough that what still lives there will go on
+ * living (the cost-benefit rule of log-structured file systems: (1 - live) * age / (1 + live), Rosenblum and Ousterhout
+ * 1992; the plain smallest live part moved what was about to die, twice the bytes the merge wrote). It walks its objects from the front (a header tells the size,
  * so the next one follows), and moves those that are still live: copy to its own open segment, then one
  * compare-and-swap of the control word. Nobody waits: a reader that loaded the old word goes on reading the old bytes,
  * which its epoch protects; a free that came first makes the compare-and-swap fail, and the copy is forgotten.
@@ -26,23 +28,28 @@
 
 #include "store_internal.h"
 
+#define WORTH_MOVING 0.9   /* fuller segments are left alone */
+#define PATIENCE_MS 30000  /* of store_compact, with an open generation or a checkpoint computing checksums */
+#define AGE_MAX 1000000u   /* generations */
+
 /* Live and filled units of all sealed segments that could be compacted, and the one with the smallest live part. */
 struct survey {
     uint64_t live, fill;
     uint32_t victim; /* UINT32_MAX: none */
-    double ratio;    /* of the victim */
+    double benefit;  /* of the victim */
 };
 
 /* Needs segments.lock. */
 static struct survey survey(struct store *store)
 {
     struct segments *segments = &store->segments;
-    struct survey found = {.victim = UINT32_MAX, .ratio = 1};
+    struct survey found = {.victim = UINT32_MAX};
     /* acquire: partner of the release in generation_close */
     uint64_t closed = atomic_load_explicit(&store->closed, memory_order_acquire);
     for (uint32_t n = 0; n < segments->total; n++) {
         const struct segment *segment = &segments->table[n];
-        if (segment->state != SEGMENT_SEALED || segment->damaged || segment->compacting || segment->newest > closed)
+        uint64_t newest = atomic_load_explicit(&segment->newest, memory_order_relaxed);
+        if (segment->state != SEGMENT_SEALED || segment->damaged || segment->compacting || newest > closed)
             continue;
         uint64_t live = atomic_load_explicit(&segment->live, memory_order_relaxed);
         uint32_t fill = segment->fill - segment_start(n);
@@ -51,23 +58,26 @@ static struct survey survey(struct store *store)
         found.live += live;
         found.fill += fill;
         double ratio = (double)live / fill;
-        if (ratio < found.ratio) {
-            found.ratio = ratio;
+        double age = (double)(closed - newest < AGE_MAX ? closed - newest + 1 : AGE_MAX);
+        double benefit = (1 - ratio) * age / (1 + ratio);
+        if (ratio < WORTH_MOVING && benefit > found.benefit) {
+            found.benefit = benefit;
             found.victim = n;
         }
     }
     return found;
 }
 
-bool compact_due(struct store *store)
+bool compact_due(struct store *store, uint32_t live_percent)
 {
     pthread_mutex_lock(&store->segments.lock);
     struct survey found = survey(store);
     pthread_mutex_unlock(&store->segments.lock);
-    return found.victim != UINT32_MAX && found.live * 100 < found.fill * 70 && found.ratio < 0.6;
+    return found.victim != UINT32_MAX && found.live * 100 < found.fill * live_percent;
 }
 
-/* Picks the next victim; false if the live ratio is reached. */
+/* Picks the next victim and retires it: no arena takes slots from it in a generation opened from here on. False if the
+ * live ratio is reached. */
 static bool compact_choose(struct store *store, uint32_t live_percent)
 {
     struct compactor *compactor = &store->compactor;
@@ -75,7 +85,10 @@ static bool compact_choose(struct store *store, uint32_t live_percent)
     struct survey found = survey(store);
     bool chosen = found.victim != UINT32_MAX && found.live * 100 < found.fill * (uint64_t)live_percent;
     if (chosen) {
-        store->segments.table[found.victim].compacting = true;
+        struct segment *victim = &store->segments.table[found.victim];
+        victim->compacting = true;
+        atomic_store(&victim->retiring, true);         /* seq_cst, in this order: partners are generation_open, which */
+        victim->retired = atomic_load(&store->opened); /* stores opened, and slot_take, which loads retiring after it */
         compactor->active = true;
         compactor->victim = found.victim;
         compactor->position = segment_start(found.victim);
@@ -198,7 +211,13 @@ enum eng_status compact_batch(struct store *store, uint32_t live_percent, uint64
         return ENG_BUSY;
     }
     *more = compactor->active || compact_choose(store, live_percent);
-    if (*more) {
+    const struct segment *victim = *more ? &store->segments.table[compactor->victim] : NULL;
+    /* A generation that was open at the retirement may still take slots (a captured segment has none).
+     * acquire: partner of the release in generation_close */
+    if (victim && !victim->captured &&
+        atomic_load_explicit(&store->closed, memory_order_acquire) < victim->retired) {
+        status = ENG_BUSY;
+    } else if (victim) {
         /* acquire: partner of the release in generation_close */
         compactor->arena.generation = atomic_load_explicit(&store->closed, memory_order_acquire);
         status = compact_walk(store, batch, moved, &done);
@@ -217,6 +236,7 @@ enum eng_status store_compact(struct store *store, uint32_t live_percent, uint64
     assert(store->magic == STORE_MAGIC && live_percent <= 100);
     enum eng_status worst = ENG_OK;
     uint64_t total = 0;
+    int patience = PATIENCE_MS;
     bool more = true;
     while (more && total < max_bytes) {
         uint64_t moved, left = max_bytes - total;
@@ -225,6 +245,8 @@ enum eng_status store_compact(struct store *store, uint32_t live_percent, uint64
         total += moved;
         if (status == ENG_DAMAGED)
             worst = status;
+        else if (status == ENG_BUSY && --patience == 0)
+            return eng_fail(ENG_BUSY, "%s: compaction: a generation stays open", store->dir);
         else if (status == ENG_BUSY)
             nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         else if (status)

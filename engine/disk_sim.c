@@ -111,7 +111,7 @@ static enum eng_status take_space(struct sim_disk *self, struct sim_node *node, 
 static enum eng_status create(struct sim_disk *self, const char *path, bool directory)
 {
     enum eng_status status = change_begin(self, path, directory ? "mkdir" : "create");
-    const char *last;
+    const char *last = NULL;
     struct sim_node *parent = find_parent(self, path, &last);
     if (status == ENG_OK && parent == NULL)
         status = not_found(path);

@@ -48,6 +48,7 @@ struct sim_node {
     uint8_t *current;
     uint64_t size, capacity;
     uint64_t map_bytes; /* current is a mapping of this length; 0: from malloc */
+    uint64_t map_used;  /* the largest size it had since it was mapped */
     uint8_t *stable;
     uint64_t stable_size, stable_capacity;
     bool clean;                  /* stable is the same as current and not kept apart */
@@ -79,6 +80,8 @@ struct sim_file {
 
 /* Allocation in the simulation ends the process when it fails: it is a test instrument. */
 void *sim_alloc(size_t bytes); /* zeroed */
+/* Zeroed memory for the content of a file; the capacity of the node says its size when it is freed. */
+uint8_t *sim_bytes_new(uint64_t bytes);
 char *sim_string(const char *text, size_t length);
 
 struct sim_disk *sim_disk_new(uint64_t capacity, struct sim_node *root);

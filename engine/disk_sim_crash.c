@@ -74,14 +74,14 @@ static struct sim_node *crash_file(struct chance *chance, const struct sim_node 
     image->clean = true;
     if (node->clean) {
         image->size = image->capacity = node->size;
-        image->current = sim_alloc(node->size);
+        image->current = sim_bytes_new(node->size);
         sim_copy(image->current, node->current, node->size);
         return image;
     }
     uint64_t size = choose_size(chance, node);
     image->size = size;
     image->capacity = size > node->size ? size : node->size;
-    image->current = sim_alloc(image->capacity);
+    image->current = sim_bytes_new(image->capacity);
     sim_copy(image->current, node->stable, node->stable_size < size ? node->stable_size : size);
 
     uint64_t from = node->map_bytes || node->undecided ? 0 : node->dirty_lo / SIM_SECTOR_BYTES * SIM_SECTOR_BYTES;

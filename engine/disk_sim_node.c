@@ -63,6 +63,82 @@ void sim_copy(void *to, const void *from, size_t length)
 }
 #endif
 
+/* Memory to use again. Fresh memory costs a page fault for every page touched, which is most of the time of an image.
+ */
+#define POOL_ENTRIES 16u
+#define POOL_USED_MIN (16u << 10)
+#define POOL_USED_MAX (4u << 20)
+static struct {
+    void *base;
+    uint64_t bytes;
+    bool mapped;
+} pool[POOL_ENTRIES];
+static pthread_mutex_t pool_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+/* Zeroed memory of exactly this size, or NULL: not in the pool. */
+static void *pool_take(uint64_t bytes, bool mapped)
+{
+    void *base = NULL;
+    pthread_mutex_lock(&pool_mutex);
+    for (unsigned i = 0; i < POOL_ENTRIES && base == NULL; i++) {
+        if (pool[i].base && pool[i].bytes == bytes && pool[i].mapped == mapped) {
+            base = pool[i].base;
+            pool[i].base = NULL;
+        }
+    }
+    pthread_mutex_unlock(&pool_mutex);
+    return base;
+}
+
+/* used: bytes that may not be zero. false: the pool does not want it. */
+static bool pool_give(void *base, uint64_t bytes, uint64_t used, bool mapped)
+{
+    bool taken = false;
+    if (used < POOL_USED_MIN || used > POOL_USED_MAX)
+        return false;
+    memset(base, 0, used);
+    pthread_mutex_lock(&pool_mutex);
+    for (unsigned i = 0; i < POOL_ENTRIES && !taken; i++) {
+        if (pool[i].base == NULL) {
+            pool[i].base = base;
+            pool[i].bytes = bytes;
+            pool[i].mapped = mapped;
+            taken = true;
+        }
+    }
+    pthread_mutex_unlock(&pool_mutex);
+    return taken;
+}
+
+uint8_t *sim_bytes_new(uint64_t bytes)
+{
+    uint8_t *base = bytes >= POOL_USED_MIN ? pool_take(bytes, false) : NULL;
+    return base ? base : sim_alloc(bytes);
+}
+
+static void bytes_free(uint8_t *base, uint64_t bytes)
+{
+    if (base != NULL && !pool_give(base, bytes, bytes, false))
+        free(base);
+}
+
+static void *map_new(uint64_t bytes)
+{
+    void *base = pool_take(bytes, true);
+    if (base == NULL)
+        base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return base != MAP_FAILED ? base : NULL;
+}
+
+/* The memory of the current content. */
+static void current_free(struct sim_node *node)
+{
+    if (node->map_bytes == 0)
+        bytes_free(node->current, node->capacity);
+    else if (!pool_give(node->current, node->map_bytes, node->map_used, true))
+        munmap(node->current, node->map_bytes);
+}
+
 struct sim_node *sim_node_new(bool directory)
 {
     struct sim_node *node = sim_alloc(sizeof *node);
@@ -96,11 +172,8 @@ static void node_free(struct sim_disk *disk, struct sim_node *node)
     names_free(disk, &node->stable_names, false);
     pending_clear(disk, node);
     free(node->pending);
-    if (node->map_bytes)
-        munmap(node->current, node->map_bytes);
-    else
-        free(node->current);
-    free(node->stable);
+    current_free(node);
+    bytes_free(node->stable, node->stable_capacity);
     free(node);
 }
 
@@ -125,7 +198,7 @@ static void sim_detach(struct sim_node *node)
 {
     if (!node->clean)
         return;
-    node->stable = sim_alloc(node->size);
+    node->stable = sim_bytes_new(node->size);
     memcpy(node->stable, node->current, node->size);
     node->stable_size = node->stable_capacity = node->size;
     node->dirty_lo = node->dirty_hi = 0;
@@ -154,14 +227,16 @@ void sim_node_resize(struct sim_node *node, uint64_t size)
     } else if (size > node->capacity) {
         assert(node->map_bytes == 0);
         uint64_t capacity = size < 2 * node->capacity ? 2 * node->capacity : size;
-        uint8_t *bytes = sim_alloc(capacity);
+        uint8_t *bytes = sim_bytes_new(capacity);
         if (node->size)
             memcpy(bytes, node->current, node->size);
-        free(node->current);
+        bytes_free(node->current, node->capacity);
         node->current = bytes;
         node->capacity = capacity;
     }
     node->size = size;
+    if (size > node->map_used)
+        node->map_used = size;
 }
 
 void sim_node_write(struct sim_node *node, uint64_t offset, const void *bytes, size_t length)
@@ -192,10 +267,10 @@ void sim_node_sync(struct sim_node *node)
         return;
     if (node->size > node->stable_capacity) {
         uint64_t capacity = node->size < 2 * node->stable_capacity ? 2 * node->stable_capacity : node->size;
-        uint8_t *bytes = sim_alloc(capacity);
+        uint8_t *bytes = sim_bytes_new(capacity);
         if (node->stable_size)
             memcpy(bytes, node->stable, node->stable_size);
-        free(node->stable);
+        bytes_free(node->stable, node->stable_capacity);
         node->stable = bytes;
         node->stable_capacity = capacity;
     }
@@ -218,18 +293,15 @@ enum eng_status sim_node_map(struct sim_node *node, const char *path, uint64_t r
         if (node->maps > 0)
             return eng_fail(ENG_INVALID, "sim:/%s: mapped already, and shorter", path);
         sim_detach(node);
-        void *map =
-            mmap(NULL, reserve_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (map == MAP_FAILED)
+        void *map = map_new(reserve_bytes);
+        if (map == NULL)
             return eng_fail(ENG_NO_MEMORY, "sim:/%s: mapping %llu bytes failed", path,
                             (unsigned long long)reserve_bytes);
         if (node->size)
             memcpy(map, node->current, node->size);
-        if (node->map_bytes)
-            munmap(node->current, node->map_bytes);
-        else
-            free(node->current);
+        current_free(node);
         node->current = map;
+        node->map_used = node->size;
         node->capacity = node->map_bytes = reserve_bytes;
     }
     node->maps++;

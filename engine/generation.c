@@ -40,6 +40,7 @@ void arena_free(struct arena *arena)
     free(arena->ids);
     free(arena->own);
     free(arena->deaths);
+    slots_free(arena);
 }
 
 struct arena *store_arena(struct store *store, uint32_t index)
@@ -158,16 +159,25 @@ __attribute__((noinline)) static bool arena_prepare(struct arena *arena, size_t 
 struct object *store_alloc(struct arena *arena, enum object_type type, size_t bytes, uint32_t *id)
 {
     assert(arena->generation && type != OBJECT_NONE && bytes >= sizeof(struct object));
-    uint64_t units = (bytes + UNIT_BYTES - 1) / UNIT_BYTES;
-    if (__builtin_expect(units > arena->end - arena->position || arena->taken == arena->ids_count, 0))
-        if (!arena_prepare(arena, bytes))
+    uint64_t units = (bytes + UNIT_BYTES - 1) / UNIT_BYTES, location = 0;
+    uint32_t slot_units;
+    if (__builtin_expect(arena->taken == arena->ids_count, 0) && !arena_prepare(arena, bytes))
+        return NULL;
+    if (units <= SLOT_UNITS_MAX)
+        location = slot_take(arena, (uint32_t)units, &slot_units);
+    if (location) {
+        units = slot_units;
+    } else {
+        if (__builtin_expect(units > arena->end - arena->position, 0) && !arena_prepare(arena, bytes))
             return NULL;
-    uint64_t location = arena->position;
+        location = arena->position;
+        arena->position = location + units;
+        arena->delta += units;
+    }
     struct object *object = (struct object *)(void *)(arena->base + location * UNIT_BYTES);
-    arena->position = location + units;
-    arena->delta += units;
+    size_t used = bytes & ~(size_t)(UNIT_BYTES - 1); /* whole units; what is behind them is zeroed */
     uint32_t got = arena->ids[arena->taken++];
-    memset((uint8_t *)object + (units - 1) * UNIT_BYTES, 0, UNIT_BYTES);
+    memset((uint8_t *)object + used, 0, units * UNIT_BYTES - used);
     *object = (struct object){.generation = arena->generation, .id = got, .units = (uint32_t)units, .type = type};
     /* release: partner of the acquire in store_object */
     atomic_store_explicit(&arena->control[got],
@@ -215,6 +225,7 @@ void generation_open(struct store *store)
     store->counter++;
     assert(store->counter < 1ull << GENERATION_START_SHIFT);
     store->open = store->root.start << GENERATION_START_SHIFT | store->counter;
+    atomic_store(&store->opened, store->open); /* seq_cst: partner of retire in compact.c */
     for (uint32_t i = 0; i < store->arenas_count; i++) {
         struct arena *arena = &store->arenas[i];
         assert(arena->taken == 0 && arena->own_count == 0 && arena->deaths_count == 0 && arena->delta == 0);
@@ -243,8 +254,7 @@ static void generation_close(struct store *store)
         struct arena *arena = &store->arenas[i];
         arena->ids_count -= arena->taken;
         if (arena->ids_count)
-            if (arena->ids_count)
-                memmove(arena->ids, arena->ids + arena->taken, arena->ids_count * sizeof *arena->ids);
+            memmove(arena->ids, arena->ids + arena->taken, arena->ids_count * sizeof *arena->ids);
         arena->taken = arena->own_count = arena->deaths_count = 0;
         arena->generation = 0;
     }
@@ -280,8 +290,10 @@ void generation_undo(struct store *store)
     control_free_begin(store);
     _Atomic uint64_t *live = &store->control.live;
     atomic_store_explicit(live, atomic_load_explicit(live, memory_order_relaxed) + made, memory_order_relaxed);
+    store->undoing = true;
     for (uint32_t i = 0; i < store->arenas_count; i++)
         free_ids(store, store->arenas[i].ids, store->arenas[i].taken);
+    store->undoing = false;
     control_free_end(store);
     for (uint32_t i = 0; i < store->arenas_count; i++) {
         struct arena *arena = &store->arenas[i];

@@ -204,7 +204,7 @@ enum eng_status log_scan_first(struct log_files *files, uint64_t limit, uint64_t
         return ENG_OK;
     }
     for (; status == ENG_OK && !valid && at < limit; at += LOG_ALIGN) {
-        const uint8_t *record;
+        const uint8_t *record = NULL;
         status = record_get(&window, at, &record, &valid);
         if (valid)
             break;

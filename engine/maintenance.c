@@ -18,7 +18,12 @@
 #include "store_internal.h"
 
 #define COMPACT_BATCH_BYTES (512u << 10)
-#define COMPACT_UNTIL_PERCENT 75u
+/* While commits come, compaction begins when less than half of the sealed segments is live: then a moved byte gives
+ * more than one back. When none has come since the last look, it tidies up. */
+#define BUSY_BELOW_PERCENT 50u
+#define BUSY_UNTIL_PERCENT 55u
+#define IDLE_BELOW_PERCENT 75u
+#define IDLE_UNTIL_PERCENT 80u
 #define LOOK_EVERY_S 1
 
 void store_lock_maintenance(struct store *store)
@@ -47,19 +52,22 @@ void maintenance_hint(struct store *store)
 }
 
 /* Compacts while it is due and nothing more important waits. Needs checkpoint.lock, gives it up meanwhile. */
-static void maintenance_compact(struct store *store)
+static void maintenance_compact(struct store *store, bool idle)
 {
     struct checkpoint *checkpoint = &store->checkpoint;
     bool more = true;
+    uint32_t until = idle ? IDLE_UNTIL_PERCENT : BUSY_UNTIL_PERCENT;
     pthread_mutex_unlock(&checkpoint->lock);
-    bool due = compact_due(store);
+    bool due = compact_due(store, idle ? IDLE_BELOW_PERCENT : BUSY_BELOW_PERCENT);
     pthread_mutex_lock(&checkpoint->lock);
     while (due && more && !checkpoint->stop && !atomic_load_explicit(&checkpoint->running, memory_order_relaxed)) {
         uint64_t moved;
         pthread_mutex_unlock(&checkpoint->lock);
-        enum eng_status status = compact_batch(store, COMPACT_UNTIL_PERCENT, COMPACT_BATCH_BYTES, &moved, &more);
+        enum eng_status status = compact_batch(store, until, COMPACT_BATCH_BYTES, &moved, &more);
         if (status && status != ENG_DAMAGED && status != ENG_BUSY)
             more = false;
+        if (status == ENG_BUSY)
+            nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
         while (atomic_load_explicit(&store->maintenance_wanted, memory_order_relaxed))
             nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
         pthread_mutex_lock(&checkpoint->lock);
@@ -70,6 +78,8 @@ static void *maintenance_run(void *context)
 {
     struct store *store = context;
     struct checkpoint *checkpoint = &store->checkpoint;
+    uint64_t seen = 0; /* generation at the last look */
+    bool idle = false;
     pthread_mutex_lock(&checkpoint->lock);
     while (!checkpoint->stop || atomic_load_explicit(&checkpoint->running, memory_order_relaxed)) {
         if (atomic_load_explicit(&checkpoint->running, memory_order_relaxed)) {
@@ -79,13 +89,19 @@ static void *maintenance_run(void *context)
             pthread_mutex_lock(&checkpoint->lock);
         } else if (checkpoint->hint) {
             checkpoint->hint = false;
-            maintenance_compact(store);
+            maintenance_compact(store, idle);
+            idle = false;
         } else {
             struct timespec until;
             clock_gettime(CLOCK_MONOTONIC, &until);
             until.tv_sec += LOOK_EVERY_S;
-            if (pthread_cond_timedwait(&checkpoint->changed, &checkpoint->lock, &until) != 0)
+            if (pthread_cond_timedwait(&checkpoint->changed, &checkpoint->lock, &until) != 0) {
+                /* acquire: partner of the release in generation_close */
+                uint64_t closed = atomic_load_explicit(&store->closed, memory_order_acquire);
+                idle = closed == seen;
+                seen = closed;
                 checkpoint->hint = true;
+            }
         }
     }
     pthread_mutex_unlock(&checkpoint->lock);
@@ -124,7 +140,7 @@ enum eng_status store_maintain(struct store *store)
     assert(store->magic == STORE_MAGIC);
     if (store->checkpoint.has_thread)
         return ENG_OK;
-    if (!compact_due(store))
+    if (!compact_due(store, IDLE_BELOW_PERCENT))
         return ENG_OK;
-    return store_compact(store, COMPACT_UNTIL_PERCENT, UINT64_MAX);
+    return store_compact(store, IDLE_UNTIL_PERCENT, UINT64_MAX);
 }

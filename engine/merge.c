@@ -102,6 +102,11 @@ void merge_look_ahead(struct merger *m, size_t done)
             const struct inner *inner = (const struct inner *)node;
             unsigned at = inner_child_depth(inner);
             int branch = op->key_bytes > at ? inner_branch(inner, op->key[at]) : -1;
+            if (branch >= 0) {
+                const struct digest_cache *cache = cache_of(m->caches, id);
+                for (int near = -2; cache && near <= 2; near++)
+                    __builtin_prefetch(&cache->record[2 * branch + near]);
+            }
             id = branch < 0 ? 0 : inner_child(inner)[branch];
         }
     }

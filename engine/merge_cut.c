@@ -47,16 +47,19 @@ static struct item pending_slice(const struct entry *entries, size_t count, unsi
     return item;
 }
 
-/* Common prefix of all entries of the items of one range: the key byte itself differs unless there is one item only. */
-static size_t items_common(struct cutter *c, const struct item *items, size_t count)
+/* Do the entries of the items of one range fit one leaf? A node that is there already says so by its type. */
+static bool range_is_light(const struct cutter *c, const struct item *items, size_t count)
 {
-    if (count == 1 && items->set.kind == SET_PENDING)
-        return entries_common(items->set.entries, items->set.count);
-    if (count == 1) {
-        const struct leaf *leaf = (const struct leaf *)merge_read(c->m, items->set.id);
-        return leaf->depth + leaf->prefix_bytes;
+    if (count == 1 && items->set.kind == SET_NODE)
+        return items->set.leaf;
+    uint64_t entries = 0, weight = 0;
+    for (size_t i = 0; i < count; i++) {
+        entries += items[i].set.count;
+        weight += items[i].set.weight;
     }
-    return c->at;
+    /* several items differ in the byte that is cut on */
+    size_t common = count == 1 ? entries_common(items->set.entries, items->set.count) : c->at;
+    return set_is_light(c->m, entries, weight, common);
 }
 
 static void cut(struct cutter *c, struct item *items, size_t count, unsigned start, unsigned log2)
@@ -64,13 +67,7 @@ static void cut(struct cutter *c, struct item *items, size_t count, unsigned sta
     if (!count)
         return;
     struct merger *m = c->m;
-    uint64_t entries = 0, weight = 0;
-    for (size_t i = 0; i < count; i++) {
-        entries += items[i].set.count;
-        weight += items[i].set.weight;
-    }
-    bool one_inner = count == 1 && items->set.kind == SET_NODE && !items->set.leaf;
-    if (!one_inner && set_is_light(m, entries, weight, items_common(c, items, count))) {
+    if (range_is_light(c, items, count)) {
         struct branch *out = &c->out[c->count++];
         *out = (struct branch){.start = (uint8_t)start, .log2 = (uint8_t)log2, .old = count == 1 ? items->old : -1,
                                .dirty = true};
@@ -87,7 +84,7 @@ static void cut(struct cutter *c, struct item *items, size_t count, unsigned sta
         assert(count == 1);
         struct branch *out = &c->out[c->count++];
         *out = (struct branch){.start = (uint8_t)start, .old = items->old, .dirty = true};
-        if (one_inner) {
+        if (items->set.kind == SET_NODE) {
             out->id = items->set.id;
             out->dirty = items->dirty;
             return;

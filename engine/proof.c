@@ -13,7 +13,7 @@
 
 #include <sodium.h>
 
-#include "proof.h"
+#include "pando/proof.h"
 
 _Static_assert(PROOF_KEY_BYTES_MAX == ENG_KEY_BYTES_MAX, "the verifier's limits are the engine's");
 _Static_assert(PROOF_VALUE_BYTES_MAX == ENG_VALUE_BYTES_MAX, "the verifier's limits are the engine's");

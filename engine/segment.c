@@ -143,7 +143,10 @@ static enum eng_status segment_extend(struct store *store)
     enum eng_status status = disk_extend(segments->file, size);
     if (status)
         return status;
-    memset(&segments->table[segments->total], 0, sizeof *segments->table);
+    struct segment *fresh = &segments->table[segments->total];
+    uint32_t serial = atomic_load_explicit(&fresh->serial, memory_order_relaxed); /* it may have been cut off before */
+    memset(fresh, 0, sizeof *fresh);
+    atomic_store_explicit(&fresh->serial, serial + 1, memory_order_relaxed);
     segments->free[segments->free_count++] = segments->total++;
     return ENG_OK;
 }
@@ -171,6 +174,7 @@ enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segm
         taken->state = SEGMENT_OPEN;
         taken->captured = 0;
         taken->damaged = false;
+        atomic_store(&taken->retiring, false);
         taken->fill = taken->checksummed = segment_start(n);
         if (!compactor && segments->reserved)
             segments->reserved--;
@@ -230,6 +234,7 @@ static void segment_to_empty(struct store *store, uint32_t n)
     if (atomic_load_explicit(&segment->live, memory_order_acquire) != 0)
         return;
     segment->state = SEGMENT_EMPTY;
+    atomic_fetch_add_explicit(&segment->serial, 1, memory_order_relaxed);
     segment->emptied = epoch_advance(store);
     segments->empty[segments->empty_count++] = n;
 }
@@ -249,7 +254,7 @@ void segment_seal(struct store *store, uint32_t segment, uint32_t fill, uint64_t
     assert(sealed->state == SEGMENT_OPEN);
     sealed->state = SEGMENT_SEALED;
     sealed->fill = fill;
-    sealed->newest = generation;
+    atomic_store_explicit(&sealed->newest, generation, memory_order_relaxed);
     segment_to_empty(store, segment);
     pthread_mutex_unlock(&store->segments.lock);
     maintenance_hint(store);
@@ -261,6 +266,7 @@ void segment_compacted(struct store *store, uint32_t segment, bool damaged)
     pthread_mutex_lock(&store->segments.lock);
     assert(done->compacting && done->state == SEGMENT_SEALED);
     done->compacting = false;
+    atomic_store(&done->retiring, false);
     done->damaged |= damaged;
     segment_to_empty(store, segment);
     pthread_mutex_unlock(&store->segments.lock);

@@ -17,7 +17,10 @@ struct segment {
     _Atomic uint64_t live; /* units of live objects; what an arena allocated since it last settled is not yet counted */
     uint64_t captured;     /* number of the newest checkpoint that has live objects in here */
     uint64_t emptied;      /* epoch when it became EMPTY */
-    uint64_t newest;       /* generation open when it was sealed */
+    _Atomic uint64_t newest; /* generation of the newest object in it */
+    _Atomic uint32_t serial; /* grows each time it becomes EMPTY: slots of before are stale */
+    _Atomic bool retiring;   /* the compactor wants it: no slot of it is taken any more */
+    uint64_t retired;        /* the generation that was open then */
     uint32_t fill;         /* units used; of an OPEN one as of the last capture */
     uint32_t checksummed;  /* units from the start whose live objects have a checksum */
     uint8_t state;

@@ -195,7 +195,8 @@ size_t store_app_state(const struct store *store, void *bytes, size_t max);
 uint64_t store_checkpoint_number(const struct store *store);
 
 /* Moves live objects out of the segments with the least live data until the live ratio of sealed segments is at least
- * live_percent or max_bytes were moved. Called by the maintenance thread by itself; by tests and stores without one. */
+ * live_percent or max_bytes were moved. Called by the maintenance thread by itself; by tests and stores without one. Not
+ * in an open generation of the calling thread; one that another thread keeps open for too long is ENG_BUSY. */
 ENG_MUST_CHECK enum eng_status store_compact(struct store *store, uint32_t live_percent, uint64_t max_bytes);
 /* Runs due maintenance once in the calling thread (for stores without the thread); a no-op with the thread. */
 ENG_MUST_CHECK enum eng_status store_maintain(struct store *store);

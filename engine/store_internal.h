@@ -51,7 +51,10 @@ struct store {
     uint64_t counter; /* generation = start << 40 | counter */
     uint64_t open;    /* the open generation, 0: none */
     uint32_t open_lineage;
+    _Atomic uint64_t opened; /* the newest generation that was opened */
     _Atomic uint64_t closed; /* every generation up to here is closed */
+    uint32_t slot_turn;      /* whose turn it is to get a slot */
+    bool undoing;            /* frees are those of an undone generation: its places are taken back otherwise */
 
     struct disk_file *slots, *journal, *catalogs[2];
     uint64_t journal_file_bytes, catalog_file_bytes[2];

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "digest_oracle.h"
-#include "proof.h"
+#include "pando/proof.h"
 
 _Static_assert(sizeof(struct oracle_summary) == sizeof(struct eng_summary), "the same 64 bytes");
 

@@ -11,10 +11,10 @@
  * into the next. A record is valid if and only if its header names its own offset and a possible length, and its
  * checksum (XXH3 over header and payload, seeded with the store id and the number of the file it begins in) matches.
  * Each flush has, behind its records, a mark record that names the offset that was durable before it (log_flush.c says
- * when it may be left out), and closing adds one that names all; so an invalid record below the
- * highest such offset is damage (ENG_DAMAGED, naming file and offset), and above it a torn tail, which log_open cuts
- * off: the rest of the file is zeroed, later files are removed and both are synced before the first append, so that no
- * stale record can ever follow a new one.
+ * when it may be left out), and closing adds one that names all; so an invalid record below the highest such offset is
+ * damage (ENG_DAMAGED, naming file and offset), and above it a torn tail, which log_open cuts off: the rest of the file
+ * is zeroed, later files are removed and both are synced before the first append, so that no stale record can ever
+ * follow a new one.
  *
  * Files are never removed by the log itself: they are the block store. log_trim removes whole files below an offset.
  *

@@ -1,0 +1,65 @@
+#include "slot.h"
+
+#include <stdlib.h>
+
+#include "store_internal.h"
+
+void slot_offer(struct store *store, uint64_t location, uint32_t units)
+{
+    if (units > SLOT_UNITS_MAX || store->undoing)
+        return;
+    struct segment *segment = &store->segments.table[segment_of(store, location)];
+    /* relaxed: what empties a segment at this time is this thread, or the compactor after it retired the segment */
+    if (segment->captured || atomic_load_explicit(&segment->retiring, memory_order_relaxed) ||
+        atomic_load_explicit(&segment->live, memory_order_relaxed) == 0)
+        return;
+    struct arena *arena = &store->arenas[store->slot_turn++ / 8 % store->arenas_count];
+    struct slot_list *list = &arena->slots[units];
+    if (list->count == list->capacity) {
+        uint32_t capacity = list->capacity ? 2 * list->capacity : 64;
+        if (capacity > SLOTS_PER_SIZE)
+            return;
+        struct slot *slots = realloc(list->slots, capacity * sizeof *slots);
+        if (!slots)
+            return; /* a hole for the compactor */
+        list->slots = slots;
+        list->capacity = capacity;
+    }
+    list->slots[list->count++] =
+        (struct slot){location, atomic_load_explicit(&segment->serial, memory_order_relaxed)};
+}
+
+void slots_forget(struct store *store)
+{
+    for (uint32_t a = 0; a < store->arenas_count; a++)
+        for (uint32_t u = 0; u <= SLOT_UNITS_MAX; u++)
+            store->arenas[a].slots[u].count = 0;
+}
+
+void slots_free(struct arena *arena)
+{
+    for (uint32_t u = 0; u <= SLOT_UNITS_MAX; u++)
+        free(arena->slots[u].slots);
+}
+
+uint64_t slot_take(struct arena *arena, uint32_t units, uint32_t *got)
+{
+    struct store *store = arena->store;
+    for (uint32_t u = units; u <= units + SLOT_WASTE_UNITS && u <= SLOT_UNITS_MAX; u++) {
+        struct slot_list *list = &arena->slots[u];
+        while (list->count) {
+            struct slot slot = list->slots[--list->count];
+            struct segment *segment = &store->segments.table[segment_of(store, slot.location)];
+            /* seq_cst: partner of retire in compact.c; this generation opened before, and is waited for, or sees it */
+            if (atomic_load(&segment->retiring) ||
+                atomic_load_explicit(&segment->serial, memory_order_relaxed) != slot.serial)
+                continue;
+            /* relaxed: nobody may find this segment empty before the generation is closed, which publishes it */
+            atomic_fetch_add_explicit(&segment->live, u, memory_order_relaxed);
+            atomic_store_explicit(&segment->newest, arena->generation, memory_order_relaxed);
+            *got = u;
+            return slot.location;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,282 @@
+/*
+ * prove and verify: proofs made by a node, checked without one.
+ *
+ * prove asks the node for a proof file of the keys and writes it under a temporary name, then renames it, so that FILE
+ * is always whole. verify reads a file and says what it proves, if and only if all of these hold:
+ *
+ *   1. the file is a proof in its one form, and leads to a root (pando/verify.h);
+ *   2. the header in it decodes, and the root of the state it names is that root;
+ *   3. with --root: that root is the given one;
+ *   4. with --node-key or --genesis: the header's signature is right, and by one of those keys; with --genesis the
+ *      header also is of that ledger.
+ *
+ * Ways to fail: 1 and why; 2 if none of --node-key, --root and --genesis is given.
+ */
+#include "cli.h"
+
+#include "pando/verify.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NODE_KEYS_MAX 64u
+
+/* ---- prove ---- */
+
+static int write_file(const char *path, const uint8_t *bytes, size_t size)
+{
+    char temporary[4096];
+    if ((size_t)snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid()) >= sizeof temporary)
+        return cli_say(CLI_USE, "-o: the path is too long");
+    int file = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file < 0)
+        return cli_say(CLI_UNABLE, "%s: %s", temporary, strerror(errno));
+    for (size_t written = 0; written < size;) {
+        ssize_t part = write(file, bytes + written, size - written);
+        if (part < 0 && errno == EINTR)
+            continue;
+        if (part <= 0) {
+            int error = errno;
+            close(file);
+            unlink(temporary);
+            return cli_say(CLI_UNABLE, "%s: %s", temporary, strerror(error));
+        }
+        written += (size_t)part;
+    }
+    if (close(file) != 0 || rename(temporary, path) != 0) {
+        int error = errno;
+        unlink(temporary);
+        return cli_say(CLI_UNABLE, "%s: %s", path, strerror(error));
+    }
+    return CLI_DONE;
+}
+
+int cli_prove(struct cli *cli, int argc, char **argv)
+{
+    const char *at = NULL, *output = NULL;
+    const struct cli_option options[] = {{.name = "--at", .value = &at}, {.name = "-o", .value = &output}, {0}};
+    int rest, code;
+    uint64_t height;
+    if (!cli_options(cli, argc, argv, options, &rest, &code))
+        return code;
+    if (rest < 1 || (unsigned)rest > PROTOCOL_PROVE_MAX)
+        return cli_usage("prove", "1 to 4096 KEYs are needed");
+    if (!cli_height(at, &height))
+        return CLI_USE;
+    struct protocol_writer request = {0};
+    protocol_request_begin(&request, VERB_PROVE);
+    protocol_write_u64(&request, height);
+    protocol_write_u32(&request, (uint32_t)rest);
+    for (int i = 1; i <= rest; i++) {
+        uint8_t *key;
+        size_t key_bytes;
+        if (!cli_key("KEY", argv[i], &key, &key_bytes)) {
+            free(request.bytes);
+            return CLI_USE;
+        }
+        protocol_write_u16(&request, (uint16_t)key_bytes);
+        protocol_write_bytes(&request, key, key_bytes);
+        free(key);
+    }
+    struct pando_reply reply;
+    code = cli_ask(cli, &request, PANDO_TIMEOUT_MS, &reply);
+    free(request.bytes);
+    if (code == CLI_DONE)
+        code = write_file(output ? output : "proof.pando", reply.body.at, (size_t)(reply.body.end - reply.body.at));
+    pando_reply_release(&reply);
+    return code;
+}
+
+/* ---- verify ---- */
+
+struct verifier {
+    uint8_t keys[NODE_KEYS_MAX + GENESIS_SIGNERS_MAX][32];
+    size_t key_count;
+    uint8_t ledger_id[32], root[32];
+    bool has_ledger, has_root;
+};
+
+/* Reads a whole file of at most max bytes; malloc'ed, with a 0 behind it. */
+static int read_file(const char *path, size_t max, uint8_t **bytes, size_t *size)
+{
+    FILE *file = fopen(path, "rbe");
+    struct stat facts;
+    if (!file)
+        return cli_say(CLI_NO, "%s: %s", path, strerror(errno));
+    *bytes = NULL;
+    if (fstat(fileno(file), &facts) != 0 || !S_ISREG(facts.st_mode)) {
+        fclose(file);
+        return cli_say(CLI_NO, "%s: not a file", path);
+    }
+    if ((uintmax_t)facts.st_size > max) {
+        fclose(file);
+        return cli_say(CLI_NO, "%s: over %zu bytes", path, max);
+    }
+    *size = (size_t)facts.st_size;
+    *bytes = malloc(*size + 1);
+    bool good = *bytes && fread(*bytes, 1, *size, file) == *size;
+    fclose(file);
+    if (!good) {
+        free(*bytes);
+        return cli_say(CLI_UNABLE, "%s: cannot be read", path);
+    }
+    (*bytes)[*size] = 0;
+    return CLI_DONE;
+}
+
+/* A public key: 64 hex digits. */
+static int add_node_key(struct verifier *verifier, const char *text)
+{
+    return cli_digest("--node-key", text, verifier->keys[verifier->key_count++]) ? CLI_DONE : CLI_USE;
+}
+
+static int add_genesis(struct verifier *verifier, const char *path)
+{
+    uint8_t *bytes;
+    size_t size;
+    int code = read_file(path, 1u << 20, &bytes, &size);
+    if (code != CLI_DONE)
+        return code;
+    struct genesis genesis = {0};
+    enum eng_status status = genesis_parse((const char *)bytes, size, &genesis);
+    free(bytes);
+    if (status != ENG_OK)
+        return cli_say(CLI_NO, "%s: %s", path, eng_error());
+    for (size_t i = 0; i < genesis.signer_count; i++)
+        memcpy(verifier->keys[verifier->key_count++], genesis.signers[i], 32);
+    memcpy(verifier->ledger_id, genesis.ledger_id, 32);
+    verifier->has_ledger = true;
+    genesis_release(&genesis);
+    return CLI_DONE;
+}
+
+/* Conditions 2 and 4. */
+static int check_header(const struct verifier *verifier, const char *path, const struct verify_result *result,
+                        struct header *header)
+{
+    if (header_decode(result->header, result->header_bytes, header) != ENG_OK)
+        return cli_say(CLI_NO, "%s: not proven: the header in it is malformed: %s", path, eng_error());
+    if (memcmp(header->state.digest, result->root, 32) != 0)
+        return cli_say(CLI_NO, "%s: not proven: the proof leads to another root than its header names", path);
+    if (verifier->has_ledger && memcmp(header->ledger_id, verifier->ledger_id, 32) != 0)
+        return cli_say(CLI_NO, "%s: not proven: the header is of another ledger than the genesis", path);
+    if (verifier->key_count == 0)
+        return CLI_DONE;
+    bool allowed = false;
+    for (size_t i = 0; i < verifier->key_count; i++)
+        allowed |= memcmp(header->signer, verifier->keys[i], 32) == 0;
+    char signer[65];
+    sodium_bin2hex(signer, sizeof signer, header->signer, 32);
+    if (!allowed)
+        return cli_say(CLI_NO, "%s: not proven: the header names the signer %s, which is none of those given", path,
+                       signer);
+    if (!header_verify(header))
+        return cli_say(CLI_NO, "%s: not proven: the header's signature is not by %s", path, signer);
+    return CLI_DONE;
+}
+
+static void print_proven(const struct verifier *verifier, struct verify_result *result, const struct header *header,
+                         enum cli_format format)
+{
+    char root[65], signer[65], date[32];
+    time_t seconds = (time_t)(header->time_ms / 1000);
+    struct tm utc;
+    sodium_bin2hex(root, sizeof root, header->state.digest, 32);
+    sodium_bin2hex(signer, sizeof signer, header->signer, 32);
+    if (!gmtime_r(&seconds, &utc) || strftime(date, sizeof date, "%Y-%m-%d %H:%M:%S", &utc) == 0)
+        snprintf(date, sizeof date, "%llu s", (unsigned long long)header->time_ms / 1000);
+    printf("at height %llu, time %s.%03u UTC (%llu), root %s\n", (unsigned long long)header->height, date,
+           (unsigned)(header->time_ms % 1000), (unsigned long long)header->time_ms, root);
+    if (verifier->key_count)
+        printf("signed by %s\n", signer);
+    else
+        puts("the signature was not checked: the root was given");
+    struct cli_printer printer = {.format = format};
+    struct verify_key key;
+    while (verify_next(result, &key)) {
+        fputs("key ", stdout);
+        cli_print_field(&printer, key.key, key.key_bytes);
+        if (!key.present) {
+            puts(" is absent");
+            continue;
+        }
+        char amount[AMOUNT_TEXT_MAX];
+        if (key.tag == PROOF_TAG_AMOUNT && key.value_bytes == 16) {
+            amount_to_text(amount_from_bytes(key.value), amount);
+            printf(" has the amount %s\n", amount);
+        } else if (key.tag == PROOF_TAG_TREE) {
+            fputs(" has the subtree ", stdout);
+            cli_print_field(&printer, key.value, key.value_bytes);
+            putchar('\n');
+        } else {
+            fputs(" has the value ", stdout);
+            cli_print_field(&printer, key.value, key.value_bytes);
+            putchar('\n');
+        }
+    }
+    cli_printer_release(&printer);
+}
+
+static int verify_proof(const struct verifier *verifier, const char *path, enum cli_format format)
+{
+    uint8_t *bytes;
+    size_t size;
+    int code = read_file(path, PROOF_BYTES_MAX, &bytes, &size);
+    if (code != CLI_DONE)
+        return code;
+    const struct verify_options options = {.root = verifier->has_root ? verifier->root : NULL};
+    struct verify_result result;
+    struct header header;
+    enum verify_status status = verify_file(bytes, size, &options, &result);
+    if (status != VERIFY_OK)
+        code = cli_say(CLI_NO, "%s: not proven: %s", path, result.reason[0] ? result.reason : verify_text(status));
+    else
+        code = check_header(verifier, path, &result, &header);
+    if (code == CLI_DONE) {
+        print_proven(verifier, &result, &header, format);
+        code = cli_flush(CLI_DONE);
+    }
+    free(bytes);
+    return code;
+}
+
+int cli_verify(struct cli *cli, int argc, char **argv)
+{
+    const char *node_keys[NODE_KEYS_MAX], *root = NULL, *genesis = NULL;
+    size_t node_key_count = 0;
+    const struct cli_option options[] = {
+        {.name = "--node-key", .list = node_keys, .list_count = &node_key_count, .list_max = NODE_KEYS_MAX},
+        {.name = "--root", .value = &root},
+        {.name = "--genesis", .value = &genesis},
+        {0}};
+    int rest, code;
+    if (!cli_options(cli, argc, argv, options, &rest, &code))
+        return code;
+    if (rest != 1)
+        return cli_usage("verify", "one FILE is needed");
+    if (!root && !genesis && node_key_count == 0)
+        return cli_usage("verify",
+                         "one of --node-key, --root and --genesis is required, a proof alone does not say who "
+                         "signed it");
+    struct verifier *verifier = calloc(1, sizeof *verifier);
+    if (!verifier)
+        return cli_say(CLI_UNABLE, "verify: out of memory");
+    code = CLI_DONE;
+    if (root && !cli_digest("--root", root, verifier->root))
+        code = CLI_USE;
+    verifier->has_root = root != NULL;
+    for (size_t i = 0; code == CLI_DONE && i < node_key_count; i++)
+        code = add_node_key(verifier, node_keys[i]);
+    if (code == CLI_DONE && genesis)
+        code = add_genesis(verifier, genesis);
+    if (code == CLI_DONE)
+        code = verify_proof(verifier, argv[1], cli->format);
+    free(verifier);
+    return code;
+}

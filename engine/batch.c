@@ -1,9 +1,9 @@
 /*
  * Batches: what EXECUTE writes into and reads through.
  *
- * A batch is a layer (an ART write buffer) over the frozen layers of the batches before it that were not yet merged when
- * it was opened, over a snapshot of the newest merged version at that time. A read asks them in this order. Layers are
- * counted, so that a parent may be closed, or merged, while its children still read through it.
+ * A batch is a layer (an ART write buffer) over the frozen layers of the batches before it that were not yet merged
+ * when it was opened, over a snapshot of the newest merged version at that time. A read asks them in this order. Layers
+ * are counted, so that a parent may be closed, or merged, while its children still read through it.
  *
  * eng->batches (a mutex) guards the order of open batches and the counts; nothing is held while reading or writing.
  */
@@ -286,16 +286,15 @@ enum eng_status eng_batch_each(struct eng_batch *batch,
         const struct buffer_entry *entry = &batch->own->entries[i];
         struct eng_value value;
         entry_value(entry, &value);
-        enum eng_status status =
-            each(context, entry->key, entry->key_bytes, entry->kind == BUFFER_PUT ? &value : NULL);
+        enum eng_status status = each(context, entry->key, entry->key_bytes, entry->kind == BUFFER_PUT ? &value : NULL);
         if (status != ENG_OK)
             return status;
     }
     return ENG_OK;
 }
 
-static enum eng_status batch_commit(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
-                                    struct eng_summary *summary)
+static enum eng_status batch_commit(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected,
+                                    bool keep, struct eng_summary *summary)
 {
     assert(batch->magic == BATCH_MAGIC && batch->frozen && !batch->committed);
     struct eng *eng = batch->eng;

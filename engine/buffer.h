@@ -21,7 +21,7 @@
 struct buffer;
 
 enum buffer_kind {
-    BUFFER_NONE = 0,   /* rolled back: as if it had never been written; never listed */
+    BUFFER_NONE = 0, /* rolled back: as if it had never been written; never listed */
     BUFFER_PUT = 1,
     BUFFER_REMOVE = 2, /* the key is absent from here on, whatever lies below */
 };
@@ -29,12 +29,12 @@ enum buffer_kind {
 /* One key. The address is stable while the buffer lives; value and kind change with every write until frozen. */
 struct buffer_entry {
     const uint8_t *key;
-    const uint8_t *value;  /* BUFFER_PUT: value_bytes bytes, an amount is 16 */
+    const uint8_t *value; /* BUFFER_PUT: value_bytes bytes, an amount is 16 */
     uint32_t value_bytes;
     uint16_t key_bytes;
-    uint8_t kind;          /* enum buffer_kind */
-    uint8_t tag;           /* enum eng_tag */
-    uint8_t hash;          /* low byte of XXH3 of the whole key, what leaves scan for */
+    uint8_t kind; /* enum buffer_kind */
+    uint8_t tag;  /* enum eng_tag */
+    uint8_t hash; /* low byte of XXH3 of the whole key, what leaves scan for */
 };
 
 ENG_MUST_CHECK enum eng_status buffer_open(struct buffer **buffer);
@@ -50,7 +50,7 @@ ENG_MUST_CHECK enum eng_status buffer_remove(struct buffer *buffer, const uint8_
 /* The entry of a key if it is PUT or REMOVE, else NULL. */
 const struct buffer_entry *buffer_find(const struct buffer *buffer, const uint8_t *key, size_t key_bytes);
 
-/* A mark is valid until a rollback to an earlier one. Rolling back restores every entry written since to what it was. */
+/* A mark is valid until a rollback to an earlier one. Rolling back restores entries written since to what they were. */
 typedef uint64_t buffer_mark;
 buffer_mark buffer_get_mark(const struct buffer *buffer);
 void buffer_rollback(struct buffer *buffer, buffer_mark mark);

@@ -27,8 +27,9 @@ static enum eng_status check_trees(const struct eng_options *options, struct dis
         if (!store_head(eng->store, root, &head))
             continue;
         struct reader *reader = eng_enter(eng);
-        enum eng_status found = reader ? tree_check(eng->store, head.root, eng->leaf_bytes, eng->inline_bytes, report, context)
-                                       : ENG_NO_READERS;
+        enum eng_status found =
+            reader ? tree_check(eng->store, head.root, eng->leaf_bytes, eng->inline_bytes, report, context)
+                   : ENG_NO_READERS;
         const struct node *top = reader && head.root && found == ENG_OK ? store_node(eng->store, head.root) : NULL;
         if (top && memcmp(&top->summary, &head.summary, sizeof head.summary) != 0) {
             report(context, "state/catalog: the newest version names another digest than its tree has");

@@ -17,10 +17,10 @@ struct level {
 
 struct eng_cursor {
     struct eng_snapshot *snapshot;
-    struct leaf *leaf;      /* the copy; NULL capacity at first */
+    struct leaf *leaf; /* the copy; NULL capacity at first */
     size_t leaf_capacity;
-    int at;                 /* entry; -1: at the end */
-    unsigned top;           /* levels in use */
+    int at;       /* entry; -1: at the end */
+    unsigned top; /* levels in use */
     struct level level[ENG_KEY_BYTES_MAX + 2];
     uint8_t key[ENG_KEY_BYTES_MAX];
     size_t key_bytes;
@@ -129,9 +129,11 @@ static enum eng_status lower_bound(struct eng_cursor *c, const uint8_t *key, siz
         bool is_leaf = node->object.type == OBJECT_LEAF;
         const struct leaf *leaf = (const struct leaf *)node;
         const struct inner *inner = (const struct inner *)node;
-        unsigned depth = is_leaf ? leaf->depth : inner->depth, prefix = is_leaf ? leaf->prefix_bytes : inner->prefix_bytes;
+        unsigned depth = is_leaf ? leaf->depth : inner->depth,
+                 prefix = is_leaf ? leaf->prefix_bytes : inner->prefix_bytes;
         size_t rest = key_bytes - depth;
-        int order = memcmp(is_leaf ? leaf_prefix(leaf) : inner_prefix(inner), key + depth, prefix < rest ? prefix : rest);
+        int order =
+            memcmp(is_leaf ? leaf_prefix(leaf) : inner_prefix(inner), key + depth, prefix < rest ? prefix : rest);
         if (order < 0)
             return sideways(c, false);
         if (order > 0 || rest <= prefix)
@@ -259,10 +261,10 @@ enum eng_status eng_cursor_value(struct eng_cursor *c, struct eng_value *value)
     return status;
 }
 
-enum eng_status eng_scan(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes, const uint8_t *to,
-                         size_t to_bytes,
-                         bool (*each)(void *context, const uint8_t *key, size_t key_bytes, const struct eng_value *value),
-                         void *context)
+enum eng_status
+eng_scan(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes, const uint8_t *to, size_t to_bytes,
+         bool (*each)(void *context, const uint8_t *key, size_t key_bytes, const struct eng_value *value),
+         void *context)
 {
     struct eng_cursor *c;
     enum eng_status status = eng_cursor_open(snapshot, &c);

@@ -19,11 +19,11 @@ struct side {
     struct eng_snapshot *snapshot;
     struct pending_node *stack; /* next on top */
     size_t top, capacity;
-    struct leaf *leaf;          /* open leaf (a copy), entries at.. to come */
+    struct leaf *leaf; /* open leaf (a copy), entries at.. to come */
     size_t leaf_capacity;
     unsigned at, count;
     uint8_t key[ENG_KEY_BYTES_MAX];
-    size_t key_bytes;           /* of entry at */
+    size_t key_bytes; /* of entry at */
     uint8_t *value;
     size_t value_capacity;
 };

@@ -5,7 +5,8 @@
 
 struct digest_cache *digest_cache_new(struct cache_table *table, uint32_t branches)
 {
-    size_t bytes = sizeof(struct digest_cache) + 2u * branches * sizeof(struct eng_summary) + branches * sizeof(uint64_t);
+    size_t bytes =
+        sizeof(struct digest_cache) + 2u * branches * sizeof(struct eng_summary) + branches * sizeof(uint64_t);
     bytes = (bytes + 63) & ~(size_t)63;
     void *memory = NULL;
     if (posix_memalign(&memory, 64, bytes) != 0)

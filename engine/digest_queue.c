@@ -117,8 +117,8 @@ void digest_queue_run(struct digest_queue *queue)
 }
 
 void digest_emit_entry(struct digest_queue *queue, uint8_t *out, const uint8_t *head, size_t head_bytes,
-                       const uint8_t *middle, size_t middle_bytes, const uint8_t *suffix, size_t suffix_bytes, uint16_t form,
-                       const uint8_t *stored)
+                       const uint8_t *middle, size_t middle_bytes, const uint8_t *suffix, size_t suffix_bytes,
+                       uint16_t form, const uint8_t *stored)
 {
     size_t key_bytes = head_bytes + middle_bytes + suffix_bytes;
     bool long_value = FORM_TAG(form) == ENG_BYTES && (FORM_OUTSIDE(form) || FORM_BYTES(form) > DIGEST_VALUE_INLINE_MAX);

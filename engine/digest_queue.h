@@ -17,7 +17,7 @@
 #include "bump.h"
 #include "lanes.h"
 
-#define DIGEST_QUEUE_RUN_AT 1024u                            /* jobs; run in mid-merge above this */
+#define DIGEST_QUEUE_RUN_AT 1024u /* jobs; run in mid-merge above this */
 #define DIGEST_BIT_MAX (9u * ENG_KEY_BYTES_MAX + 9u)
 
 struct digest_copy {
@@ -27,15 +27,15 @@ struct digest_copy {
 
 struct digest_queue {
     struct digest_node_job *nodes, *sorted;
-    uint8_t **also;                       /* second place a node's digest goes to, or NULL */
+    uint8_t **also; /* second place a node's digest goes to, or NULL */
     struct digest_entry_job *entries;
-    struct digest_copy *copies;           /* done after all jobs */
+    struct digest_copy *copies; /* done after all jobs */
     uint32_t node_count, node_capacity, entry_count, entry_capacity, copy_count, copy_capacity;
-    uint32_t *level;                      /* jobs with this bit, DIGEST_BIT_MAX + 1 */
+    uint32_t *level; /* jobs with this bit, DIGEST_BIT_MAX + 1 */
     uint32_t bit_low, bit_high;
     struct bump temporaries;
     bool failed;
-    uint64_t digests;                     /* computed since the queue was made */
+    uint64_t digests; /* computed since the queue was made */
 };
 
 bool digest_queue_init(struct digest_queue *queue);
@@ -94,7 +94,7 @@ static inline void digest_emit_copy(struct digest_queue *queue, uint8_t *to, con
 
 /* The digest of an entry, its key given in two pieces (head, then suffix), its value as the leaf stores it. */
 void digest_emit_entry(struct digest_queue *queue, uint8_t *out, const uint8_t *head, size_t head_bytes,
-                       const uint8_t *middle, size_t middle_bytes, const uint8_t *suffix, size_t suffix_bytes, uint16_t form,
-                       const uint8_t *stored);
+                       const uint8_t *middle, size_t middle_bytes, const uint8_t *suffix, size_t suffix_bytes,
+                       uint16_t form, const uint8_t *stored);
 
 #endif

@@ -78,8 +78,9 @@ static enum eng_status replay_record(struct eng *eng, const struct log_record *r
             goto damaged_buffer;
         memcpy(&key_bytes, p + 2, 2);
         memcpy(&value_bytes, p + 4, 4);
-        if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX || (size_t)(end - p) < 8u + key_bytes + (size_t)value_bytes ||
-            p[1] > ENG_AMOUNT || (p[0] != BUFFER_PUT && p[0] != BUFFER_REMOVE))
+        if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX ||
+            (size_t)(end - p) < 8u + key_bytes + (size_t)value_bytes || p[1] > ENG_AMOUNT ||
+            (p[0] != BUFFER_PUT && p[0] != BUFFER_REMOVE))
             goto damaged_buffer;
         status = p[0] == BUFFER_PUT
                      ? buffer_put(buffer, p + 8, key_bytes, (enum eng_tag)p[1], p + 8 + key_bytes, value_bytes)
@@ -111,7 +112,8 @@ enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options)
         log.file_bytes = 64u << 10;
         log.ring_bytes = 64u << 10;
     }
-    eng->checkpoint_log_bytes = options->checkpoint_log_bytes ? options->checkpoint_log_bytes : CHECKPOINT_LOG_BYTES_DEFAULT;
+    eng->checkpoint_log_bytes =
+        options->checkpoint_log_bytes ? options->checkpoint_log_bytes : CHECKPOINT_LOG_BYTES_DEFAULT;
     uint64_t offset = 0;
     if (store_app_state(eng->store, &offset, sizeof offset) < sizeof offset)
         offset = 0;

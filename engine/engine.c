@@ -2,8 +2,8 @@
  * The store as the API shows it (pando/engine.h): open, merge and publish, checkpoint, close.
  *
  * eng_merge is the heart: a generation is opened, the merge (merge.h) makes the new tree, the store publishes it as a
- * version or forgets it. With ENG_DURABLE_FSYNC a batch is written to the log while it is merged, and eng_commit waits for
- * the log; the next open replays what the last checkpoint does not hold.
+ * version or forgets it. With ENG_DURABLE_FSYNC a batch is written to the log while it is merged, and eng_commit waits
+ * for the log; the next open replays what the last checkpoint does not hold.
  */
 #include "engine_internal.h"
 
@@ -66,8 +66,7 @@ enum eng_status eng_open(const struct eng_options *options, struct eng **out)
         status = open_store(eng, options);
     if (status == ENG_OK) {
         eng->caches = calloc(1, sizeof *eng->caches);
-        if (!eng->caches ||
-            !merger_init(&eng->merger, eng->store, eng->caches, eng->leaf_bytes, eng->inline_bytes) ||
+        if (!eng->caches || !merger_init(&eng->merger, eng->store, eng->caches, eng->leaf_bytes, eng->inline_bytes) ||
             !merge_pool_open(eng->store, eng->caches, eng->threads, eng->leaf_bytes, eng->inline_bytes, &eng->pool))
             status = eng_fail(ENG_NO_MEMORY, "store: out of memory");
     }
@@ -153,7 +152,8 @@ enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t ap
         own = sizeof end;
     }
     if (app_state_bytes > sizeof state - own)
-        return eng_fail(ENG_TOO_LARGE, "checkpoint: app_state of %zu bytes, at most %zu", app_state_bytes, sizeof state - own);
+        return eng_fail(ENG_TOO_LARGE, "checkpoint: app_state of %zu bytes, at most %zu", app_state_bytes,
+                        sizeof state - own);
     if (app_state_bytes)
         memcpy(state + own, app_state, app_state_bytes);
     return store_checkpoint(eng->store, state, own + app_state_bytes, wait);
@@ -181,7 +181,9 @@ enum eng_status eng_maintain(struct eng *eng)
 
 enum eng_status eng_compact(struct eng *eng, uint32_t live_percent)
 {
-    enum eng_status status = store_compact(eng->store, live_percent, UINT64_MAX);
+    enum eng_status status = store_shrink(eng->store); /* seals the segments that are being filled */
+    if (status == ENG_OK)
+        status = store_compact(eng->store, live_percent, UINT64_MAX);
     return status == ENG_OK ? store_shrink(eng->store) : status;
 }
 

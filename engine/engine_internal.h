@@ -22,14 +22,14 @@ struct eng {
     struct cache_table *caches;
     struct merge_pool *pool;
     struct merger merger;
-    struct log *log;                 /* ENG_DURABLE_FSYNC */
+    struct log *log; /* ENG_DURABLE_FSYNC */
     uint64_t checkpoint_log_bytes;
     uint64_t checkpoint_log_offset;     /* replay would begin here once the newest checkpoint is durable */
-    uint64_t checkpoint_durable_offset; /* it begins here in any case: an earlier checkpoint that is known to be durable */
+    uint64_t checkpoint_durable_offset; /* it begins here in any case: the newest known to be durable */
     uint32_t leaf_bytes, inline_bytes, segment_bytes, threads;
     bool inline_only;
-    enum eng_status failed;          /* the log failed: no more commits */
-    pthread_mutex_t batches;         /* order and reference counts of layers */
+    enum eng_status failed;  /* the log failed: no more commits */
+    pthread_mutex_t batches; /* order and reference counts of layers */
     _Atomic uint64_t batch_memory;
 };
 
@@ -37,17 +37,17 @@ struct eng_snapshot {
     uint32_t magic;
     struct eng *eng;
     uint32_t root_index;
-    bool pinned;                     /* false: the empty state of a root never committed */
+    bool pinned; /* false: the empty state of a root never committed */
     struct store_version version;
 };
 
 /* A write buffer that more than one batch may read through. */
 struct layer {
     struct buffer *buffer;
-    uint32_t references;             /* under eng->batches */
+    uint32_t references;                /* under eng->batches */
     const struct buffer_entry *entries; /* when frozen, in key order */
     size_t count;
-    uint64_t committed;              /* tag + 1 when merged, 0 before; under eng->batches */
+    uint64_t committed; /* tag + 1 when merged, 0 before; under eng->batches */
 };
 
 struct eng_batch {
@@ -59,7 +59,7 @@ struct eng_batch {
     uint32_t below_count;
     struct eng_snapshot *base;
     bool frozen, committed;
-    uint8_t *copy;                   /* of the last value read out of the tree */
+    uint8_t *copy; /* of the last value read out of the tree */
     size_t copy_capacity;
 };
 

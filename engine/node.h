@@ -3,7 +3,8 @@
  *
  *   node    0  object header (24)      24  summary: digest, count, sum (64)     88  u64 weight
  *   leaf   96  u16 count | u16 depth | u16 prefix bytes | u16 flags | u32 bytes | u32 outside values
- *         112  u8 hash[count] | (to even) | u16 offset[count] | u16 bit[count] | prefix | u8 cache[count-1][32] | entries
+ *         112  u8 hash[count] | (to even) | u16 offset[count] | u16 bit[count] | prefix | u8 cache[count-1][32] |
+ *              entries
  *       entry  u16 suffix bytes | u16 form (tag 2 bits, outside 1 bit, stored bytes 13 bits) | suffix | stored
  *   inner  96  u16 branches | u16 depth | u16 prefix bytes | u8 own | u8 0 | u32 bytes | u32 0
  *         112  u8 start[branches] | u8 log2[branches] | (to 4) | u32 child[branches] | prefix

@@ -1,8 +1,9 @@
 /*
  * Point reads, ranks, and the way through the logical trie (tree.h).
  *
- * A descent compares each node's prefix, picks the branch of the next byte, and at the leaf scans one-byte hashes of the
- * whole key with SIMD before it compares a suffix. Control words of children are fetched ahead where a loop knows them.
+ * A descent compares each node's prefix, picks the branch of the next byte, and at the leaf scans one-byte hashes of
+ * the whole key with SIMD before it compares a suffix. Control words of children are fetched ahead where a loop knows
+ * them.
  */
 #include "tree.h"
 
@@ -33,7 +34,8 @@ static inline int leaf_lookup(const struct leaf *leaf, const uint8_t *key, size_
     return leaf_find(leaf, key + common, key_bytes - common, hash);
 }
 
-enum eng_status tree_get(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes, struct tree_value *value)
+enum eng_status tree_get(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes,
+                         struct tree_value *value)
 {
     uint8_t hash = key_hash(key, key_bytes);
     for (uint32_t id = root; id;) {
@@ -218,7 +220,10 @@ static void entry_digest(const struct leaf *leaf, const uint8_t *head, unsigned 
     bool long_value = outside || (FORM_TAG(e.form) == ENG_BYTES && FORM_BYTES(e.form) > DIGEST_VALUE_INLINE_MAX);
     size_t size = outside ? read32(e.stored + 4) : FORM_BYTES(e.form) - (long_value ? 32u : 0u);
     digest_entry(key, common + e.suffix_bytes, FORM_TAG(e.form), e.stored, size,
-                 outside ? e.stored + 8 : long_value ? e.stored : NULL, out);
+                 outside      ? e.stored + 8
+                 : long_value ? e.stored
+                              : NULL,
+                 out);
 }
 
 void leaf_summary(const struct leaf *leaf, const uint8_t *head, unsigned lo, unsigned hi, struct eng_summary *out)

@@ -213,6 +213,7 @@ static void segments_classify(struct store *store)
     struct segments *segments = &store->segments;
     for (uint32_t n = segments->total; n-- > 0;) {
         struct segment *segment = &segments->table[n];
+        segment->punched = true; /* it may be, or its end: reserved before it is used again */
         if (atomic_load_explicit(&segment->live, memory_order_relaxed) == 0) {
             segments->free[segments->free_count++] = n;
             continue;

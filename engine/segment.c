@@ -151,6 +151,27 @@ static enum eng_status segment_extend(struct store *store)
     return ENG_OK;
 }
 
+/* The bytes of a segment in the file, without the file's header. */
+static void segment_range(const struct store *store, uint32_t n, uint64_t *offset, uint64_t *length)
+{
+    uint64_t size = (uint64_t)store->segments.units * UNIT_BYTES, skip = segment_start(n) * (uint64_t)UNIT_BYTES;
+    *offset = n * size + skip;
+    *length = size - skip;
+}
+
+/* Needs segments.lock. */
+static enum eng_status segment_unpunch(struct store *store, uint32_t n)
+{
+    struct segment *segment = &store->segments.table[n];
+    if (!segment->punched)
+        return ENG_OK;
+    uint64_t offset, length;
+    segment_range(store, n, &offset, &length);
+    enum eng_status status = disk_reserve(store->segments.file, offset, length);
+    segment->punched = status != ENG_OK;
+    return status;
+}
+
 enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segment)
 {
     struct segments *segments = &store->segments;
@@ -167,6 +188,11 @@ enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segm
             if (segments->free[i] < segments->free[at])
                 at = i;
         uint32_t n = segments->free[at];
+        status = segment_unpunch(store, n);
+        if (status) {
+            pthread_mutex_unlock(&segments->lock);
+            return status;
+        }
         memmove(segments->free + at, segments->free + at + 1, (top - at) * sizeof *segments->free);
         segments->free_count = top;
         struct segment *taken = &segments->table[n];
@@ -184,6 +210,37 @@ enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segm
     return status;
 }
 
+enum eng_status segments_punch(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    enum eng_status status = ENG_OK;
+    pthread_mutex_lock(&segments->lock);
+    segments_reclaim(store);
+    uint32_t lowest = UINT32_MAX; /* the compactor takes this one */
+    for (uint32_t i = 0; i < segments->free_count; i++)
+        lowest = segments->free[i] < lowest ? segments->free[i] : lowest;
+    for (uint32_t i = 0; i < segments->free_count && status == ENG_OK; i++) {
+        uint32_t n = segments->free[i];
+        if (n == lowest || segments->table[n].punched)
+            continue;
+        uint64_t offset, length;
+        segment_range(store, n, &offset, &length);
+        status = disk_punch(segments->file, offset, length);
+        segments->table[n].punched = status == ENG_OK;
+    }
+    for (uint32_t n = 0; n < segments->total && status == ENG_OK; n++) {
+        struct segment *segment = &segments->table[n];
+        uint64_t size = (uint64_t)segments->units * UNIT_BYTES;
+        uint64_t used = (segment->fill * (uint64_t)UNIT_BYTES + 4095) / 4096 * 4096;
+        if (segment->state != SEGMENT_SEALED || used >= size)
+            continue;
+        status = disk_punch(segments->file, n * size + used, size - used);
+        segment->punched = true;
+    }
+    pthread_mutex_unlock(&segments->lock);
+    return status;
+}
+
 enum eng_status segments_reserve(struct store *store, uint32_t count)
 {
     struct segments *segments = &store->segments;
@@ -192,6 +249,8 @@ enum eng_status segments_reserve(struct store *store, uint32_t count)
     segments_reclaim(store);
     while (segments->free_count < (uint64_t)count + 1 && status == ENG_OK)
         status = segment_extend(store);
+    for (uint32_t i = 0; i <= count && status == ENG_OK; i++) /* taken from the top */
+        status = segment_unpunch(store, segments->free[segments->free_count - 1 - i]);
     if (status == ENG_OK)
         segments->reserved = count;
     pthread_mutex_unlock(&segments->lock);

@@ -21,10 +21,11 @@ struct segment {
     _Atomic uint32_t serial; /* grows each time it becomes EMPTY: slots of before are stale */
     _Atomic bool retiring;   /* the compactor wants it: no slot of it is taken any more */
     uint64_t retired;        /* the generation that was open then */
-    uint32_t fill;         /* units used; of an OPEN one as of the last capture */
-    uint32_t checksummed;  /* units from the start whose live objects have a checksum */
+    uint32_t fill;           /* units used; of an OPEN one as of the last capture */
+    uint32_t checksummed;    /* units from the start whose live objects have a checksum */
     uint8_t state;
     bool compacting; /* the compactor reads it: not to become EMPTY */
+    bool punched;    /* space of it was given back: to be reserved before it is used again */
     bool damaged;    /* the compactor found a damaged object: leave it */
 };
 
@@ -68,6 +69,10 @@ ENG_MUST_CHECK enum eng_status segments_reserve(struct store *store, uint32_t co
 /* Gives the free segments at the end of the file back, except what segments_reserve promised and the compactor's one if
  * they are to be kept. Between generations. */
 ENG_MUST_CHECK enum eng_status segments_cut(struct store *store, bool keep_reserved);
+
+/* Gives the space of all free segments but the compactor's one back to the file system, wherever they lie, and the
+ * unused ends of sealed ones. */
+ENG_MUST_CHECK enum eng_status segments_punch(struct store *store);
 
 /* The header page of the file. */
 void segment_header_encode(uint8_t page[SEGMENT_HEADER_BYTES], const uint8_t store_id[ENG_STORE_ID_BYTES],

@@ -270,8 +270,12 @@ enum eng_status eng_path(struct eng_snapshot *snapshot, const uint8_t *key, size
     struct reader *reader = eng_enter(snapshot->eng);
     if (!reader)
         return ENG_NO_READERS;
-    struct path_walk w = {.store = snapshot->eng->store, .key = key, .key_bytes = key_bytes, .step = step,
-                          .landing = landing, .context = context};
+    struct path_walk w = {.store = snapshot->eng->store,
+                          .key = key,
+                          .key_bytes = key_bytes,
+                          .step = step,
+                          .landing = landing,
+                          .context = context};
     uint32_t id = snapshot->version.root;
     while (status == ENG_OK) {
         const struct node *node = store_node(w.store, id);

@@ -201,6 +201,8 @@ enum eng_status store_shrink(struct store *store)
         arena_close_segment(&store->arenas[i]);
     arena_close_segment(&store->compactor.arena);
     enum eng_status status = segments_cut(store, false);
+    if (status == ENG_OK)
+        status = segments_punch(store);
     store_unlock_maintenance(store);
     return status;
 }

@@ -39,7 +39,7 @@ enum object_type { OBJECT_NONE = 0, OBJECT_LEAF = 1, OBJECT_INNER = 2, OBJECT_VA
 
 /* The first 24 bytes of every object. */
 struct object {
-    uint64_t checksum;   /* XXH3 of everything behind this field, units*64-8 bytes; written at the checkpoint, 0 before */
+    uint64_t checksum; /* XXH3 of everything behind this field, units*64-8 bytes; written at the checkpoint, 0 before */
     uint64_t generation; /* the one that made it */
     uint32_t id;
     uint32_t units : 24; /* size in 64-byte units */
@@ -49,8 +49,8 @@ _Static_assert(sizeof(struct object) == 24, "on disk");
 
 /* The control word. Flags live in memory only, except type and size. */
 #define CONTROL_LOCATION_BITS 36
-#define CONTROL_UNITS_SHIFT 36 /* 19 bits: objects up to 32 MiB */
-#define CONTROL_TYPE_SHIFT 55  /* 3 bits */
+#define CONTROL_UNITS_SHIFT 36        /* 19 bits: objects up to 32 MiB */
+#define CONTROL_TYPE_SHIFT 55         /* 3 bits */
 #define CONTROL_VERIFIED (1ull << 58) /* checksum checked since the start, or made since */
 #define CONTROL_LOCATION(w) ((w) & ((1ull << CONTROL_LOCATION_BITS) - 1))
 #define CONTROL_UNITS(w) ((uint32_t)((w) >> CONTROL_UNITS_SHIFT & 0x7ffff))
@@ -58,13 +58,13 @@ _Static_assert(sizeof(struct object) == 24, "on disk");
 
 struct store_options {
     struct disk *disk;
-    const char *dir;                      /* "state", created if absent */
+    const char *dir; /* "state", created if absent */
     uint8_t store_id[ENG_STORE_ID_BYTES];
-    uint32_t segment_bytes;               /* power of two; fixed at creation, kept in the files */
-    uint32_t leaf_bytes, inline_bytes;    /* tree parameters: fixed at creation, kept in the root slot, see store_parameters */
-    uint32_t arenas;                      /* how many threads allocate in one generation (1..ENG_THREADS_MAX) */
-    bool background;                      /* run a maintenance thread */
-    bool create;                          /* create if there is no state yet; otherwise ENG_NOT_FOUND */
+    uint32_t segment_bytes;            /* power of two; fixed at creation, kept in the files */
+    uint32_t leaf_bytes, inline_bytes; /* of the tree: fixed at creation, kept in the root slot, see store_parameters */
+    uint32_t arenas;                   /* how many threads allocate in one generation (1..ENG_THREADS_MAX) */
+    bool background;                   /* run a maintenance thread */
+    bool create;                       /* create if there is no state yet; otherwise ENG_NOT_FOUND */
 };
 
 struct store;
@@ -73,14 +73,14 @@ struct store;
 struct store_version {
     uint64_t generation;
     uint64_t tag;
-    uint32_t root;               /* id of the tree's root node, 0: the empty tree */
+    uint32_t root; /* id of the tree's root node, 0: the empty tree */
     struct eng_summary summary;
 };
 
 /* Hot part, at the start of struct store so that store_object is inline. */
 struct store_view {
-    uint8_t *base;                  /* of the mapped segments */
-    _Atomic uint64_t *control;      /* indexed by id, address space reserved once */
+    uint8_t *base;             /* of the mapped segments */
+    _Atomic uint64_t *control; /* indexed by id, address space reserved once */
 };
 
 /* Opens or creates. Recovery: newest valid root slot, a committed journal is rolled forward, the control table and the
@@ -130,8 +130,8 @@ struct arena *store_arena(struct store *store, uint32_t index);
 uint64_t arena_generation(const struct arena *arena);
 
 /* A new object of at least bytes bytes (header included), header filled, last 64-byte line zeroed first, control word
- * set and VERIFIED. NULL: ENG_FULL, ENG_NO_IDS or ENG_TOO_LARGE (over the segment size), eng_error() says which; nothing
- * changed. The content may be written until store_commit. Never moves before that. */
+ * set and VERIFIED. NULL: ENG_FULL, ENG_NO_IDS or ENG_TOO_LARGE (over the segment size), eng_error() says which;
+ * nothing changed. The content may be written until store_commit. Never moves before that. */
 struct object *store_alloc(struct arena *arena, enum object_type type, size_t bytes, uint32_t *id);
 /* The status of the last NULL of store_alloc. */
 enum eng_status arena_status(const struct arena *arena);
@@ -159,10 +159,11 @@ bool store_head(struct store *store, uint32_t lineage, struct store_version *ver
 /* Kept versions of a lineage, oldest first; returns how many there are, writes at most max. */
 size_t store_versions(struct store *store, uint32_t lineage, struct store_version *versions, size_t max);
 
-/* Pins the version with this tag (STORE_HEAD: the newest), so that it is not freed until unpinned. ENG_NOT_FOUND: no such
- * tag yet; ENG_GONE: dropped. A pin holds no reader slot. O(log versions), a short lock. */
+/* Pins the version with this tag (STORE_HEAD: the newest), so that it is not freed until unpinned. ENG_NOT_FOUND: no
+ * such tag yet; ENG_GONE: dropped. A pin holds no reader slot. O(log versions), a short lock. */
 #define STORE_HEAD UINT64_MAX
-ENG_MUST_CHECK enum eng_status store_pin(struct store *store, uint32_t lineage, uint64_t tag, struct store_version *version);
+ENG_MUST_CHECK enum eng_status store_pin(struct store *store, uint32_t lineage, uint64_t tag,
+                                         struct store_version *version);
 void store_unpin(struct store *store, uint32_t lineage, uint64_t tag);
 
 /* The version is no longer wanted: freed as soon as no pin holds it, never the head. Between generations, by the thread
@@ -184,7 +185,8 @@ void reader_leave(struct reader *reader);
 
 /* Between generations, by the thread that commits. Captures the present versions of all lineages with app_state
  * (opaque, at most ENG_APP_STATE_BYTES_MAX) and starts making them durable. With a maintenance thread it returns after
- * the capture (ENG_BUSY if one is still running); otherwise when it is durable. wait = true waits for it to be durable. */
+ * the capture (ENG_BUSY if one is still running); otherwise when it is durable. wait = true waits until it is durable.
+ */
 ENG_MUST_CHECK enum eng_status store_checkpoint(struct store *store, const void *app_state, size_t app_state_bytes,
                                                 bool wait);
 /* True while one is being made. A failed one makes this and every later checkpoint call return its error. */
@@ -195,8 +197,8 @@ size_t store_app_state(const struct store *store, void *bytes, size_t max);
 uint64_t store_checkpoint_number(const struct store *store);
 
 /* Moves live objects out of the segments with the least live data until the live ratio of sealed segments is at least
- * live_percent or max_bytes were moved. Called by the maintenance thread by itself; by tests and stores without one. Not
- * in an open generation of the calling thread; one that another thread keeps open for too long is ENG_BUSY. */
+ * live_percent or max_bytes were moved. Called by the maintenance thread by itself; by tests and stores without one.
+ * Not in an open generation of the calling thread; one that another thread keeps open for too long is ENG_BUSY. */
 ENG_MUST_CHECK enum eng_status store_compact(struct store *store, uint32_t live_percent, uint64_t max_bytes);
 /* Runs due maintenance once in the calling thread (for stores without the thread); a no-op with the thread. */
 ENG_MUST_CHECK enum eng_status store_maintain(struct store *store);
@@ -205,12 +207,12 @@ ENG_MUST_CHECK enum eng_status store_shrink(struct store *store);
 
 struct store_statistics {
     uint64_t segment_bytes, segments_total, segments_free;
-    uint64_t live_bytes;      /* of live objects */
-    uint64_t file_bytes;      /* state/segments */
+    uint64_t live_bytes; /* of live objects */
+    uint64_t file_bytes; /* state/segments */
     uint64_t ids_live, ids_limit;
-    uint64_t versions;        /* kept, all lineages */
-    uint64_t moved_bytes;     /* by the compactor since the start */
-    uint64_t checkpoints;     /* made since the start */
+    uint64_t versions;    /* kept, all lineages */
+    uint64_t moved_bytes; /* by the compactor since the start */
+    uint64_t checkpoints; /* made since the start */
 };
 void store_stats(struct store *store, struct store_statistics *statistics);
 

@@ -1,6 +1,7 @@
 /*
- * Reading a tree by the id of its root node. All functions expect to be inside a reader's epoch (or a merge) and a pinned
- * version; pointers they give are good until the epoch is left. NULL or ENG_DAMAGED: a damaged object, eng_error() set.
+ * Reading a tree by the id of its root node. All functions expect to be inside a reader's epoch (or a merge) and a
+ * pinned version; pointers they give are good until the epoch is left. NULL or ENG_DAMAGED: a damaged object,
+ * eng_error() set.
  */
 #ifndef ENGINE_TREE_H
 #define ENGINE_TREE_H
@@ -19,11 +20,12 @@ ENG_MUST_CHECK enum eng_status tree_get(struct store *store, uint32_t root, cons
                                         struct tree_value *value);
 /* Up to TREE_MANY keys with interleaved descents; stored NULL: absent. */
 #define TREE_MANY 16u
-ENG_MUST_CHECK enum eng_status tree_get_many(struct store *store, uint32_t root, size_t count, const uint8_t *const keys[],
-                                             const size_t key_bytes[], struct tree_value values[]);
+ENG_MUST_CHECK enum eng_status tree_get_many(struct store *store, uint32_t root, size_t count,
+                                             const uint8_t *const keys[], const size_t key_bytes[],
+                                             struct tree_value values[]);
 /* The value as the API shows it (bytes point into the store). */
-ENG_MUST_CHECK enum eng_status tree_value_read(struct store *store, const struct tree_value *stored, struct eng_value *value,
-                                               const uint8_t **digest);
+ENG_MUST_CHECK enum eng_status tree_value_read(struct store *store, const struct tree_value *stored,
+                                               struct eng_value *value, const uint8_t **digest);
 /* Entries with a key below the given one. */
 ENG_MUST_CHECK enum eng_status tree_rank(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes,
                                          uint64_t *rank);
@@ -33,8 +35,9 @@ ENG_MUST_CHECK enum eng_status inner_summary(struct store *store, const struct i
                                              struct eng_summary *out);
 /* Checks a whole tree: canonical shape, order, counts, weights, every digest from the entries up. Calls report for each
  * fault. objects: every id reached is handed to seen (may be NULL). */
-ENG_MUST_CHECK enum eng_status tree_check(struct store *store, uint32_t root, uint32_t leaf_bytes, uint32_t inline_bytes,
-                                          void (*report)(void *context, const char *line), void *context);
+ENG_MUST_CHECK enum eng_status tree_check(struct store *store, uint32_t root, uint32_t leaf_bytes,
+                                          uint32_t inline_bytes, void (*report)(void *context, const char *line),
+                                          void *context);
 
 /* Statistics of a tree's shape. */
 struct tree_shape {

@@ -2,8 +2,9 @@
  * A whole tree checked from the entries up (tree.h): every byte that a reader would rely on.
  *
  * For each leaf: bounds, order, hashes, bits, value digests, cached digests, weight; that it is light, and that the
- * aligned range above it is not. For each inner node: prefix, order and alignment of branches, that it is heavy, counts,
- * sums, weight, digest. Nothing is repaired. A fault is one line naming the object; the walk goes on where it can.
+ * aligned range above it is not. For each inner node: prefix, order and alignment of branches, that it is heavy,
+ * counts, sums, weight, digest. Nothing is repaired. A fault is one line naming the object; the walk goes on where it
+ * can.
  */
 #include "tree.h"
 
@@ -78,8 +79,7 @@ static bool check_value(struct checker *c, uint32_t id, unsigned index, const st
 static bool check_leaf_bounds(struct checker *c, const struct leaf *leaf)
 {
     uint32_t id = leaf->node.object.id, units = leaf->node.object.units;
-    if (!leaf->count || leaf->bytes > 64u * units ||
-        leaf_head_bytes(leaf->count, leaf->prefix_bytes) > leaf->bytes) {
+    if (!leaf->count || leaf->bytes > 64u * units || leaf_head_bytes(leaf->count, leaf->prefix_bytes) > leaf->bytes) {
         fault(c, id, "leaf: %u entries do not fit its %u bytes", leaf->count, leaf->bytes);
         return false;
     }
@@ -166,7 +166,8 @@ static struct finding check_leaf(struct checker *c, const struct leaf *leaf, uin
     if (!light(c, found.count, found.weight, common))
         fault(c, id, "leaf: heavier than %u", c->leaf_bytes);
     if (found.weight != leaf->node.weight)
-        fault(c, id, "leaf: weight %llu, not %llu", (unsigned long long)found.weight, (unsigned long long)leaf->node.weight);
+        fault(c, id, "leaf: weight %llu, not %llu", (unsigned long long)found.weight,
+              (unsigned long long)leaf->node.weight);
     struct eng_summary summary;
     leaf_sub(c, leaf, path, 0, leaf->count - 1u, &summary);
     if (memcmp(&summary, &leaf->node.summary, sizeof summary) != 0) {
@@ -215,8 +216,9 @@ static struct finding check_inner(struct checker *c, const struct inner *inner, 
     struct finding found = {.common = depth};
     uint32_t id = inner->node.object.id;
     if (inner->branches < 2 || inner->branches > INNER_BRANCHES_MAX || inner->own > 1 ||
-        inner_bytes(inner->branches, inner->prefix_bytes) != inner->bytes || inner->bytes > 64u * inner->node.object.units ||
-        inner->depth != depth || depth + inner->prefix_bytes > ENG_KEY_BYTES_MAX) {
+        inner_bytes(inner->branches, inner->prefix_bytes) != inner->bytes ||
+        inner->bytes > 64u * inner->node.object.units || inner->depth != depth ||
+        depth + inner->prefix_bytes > ENG_KEY_BYTES_MAX) {
         fault(c, id, "inner node: impossible header");
         return found;
     }
@@ -276,8 +278,8 @@ static struct finding check_node(struct checker *c, uint32_t id, uint8_t *path, 
 enum eng_status tree_check(struct store *store, uint32_t root, uint32_t leaf_bytes, uint32_t inline_bytes,
                            void (*report)(void *context, const char *line), void *context)
 {
-    struct checker c = {.store = store, .leaf_bytes = leaf_bytes, .inline_bytes = inline_bytes, .report = report,
-                        .context = context};
+    struct checker c = {
+        .store = store, .leaf_bytes = leaf_bytes, .inline_bytes = inline_bytes, .report = report, .context = context};
     uint8_t path[ENG_KEY_BYTES_MAX + 16];
     if (root)
         check_node(&c, root, path, 0);

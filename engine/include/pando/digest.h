@@ -11,7 +11,7 @@
  *   entry                  BLAKE2b-256( personal "pando entry", salt 0,
  *                            u16 key bytes | u8 tag | u8 form | key | payload )
  *     form 0               payload = the value itself (0..64 bytes; an amount is 16 bytes, two's complement)
- *     form 1               payload = u64 value bytes | BLAKE2b-256( personal "pando value", salt 0, value )   (> 64 bytes)
+ *     form 1 (> 64 bytes)  payload = u64 value bytes | BLAKE2b-256( personal "pando value", salt 0, value )
  *     tag                  0 bytes, 1 amount, 2 tree (payload = the 64-byte summary of the subtree, form 0)
  *   node                   BLAKE2b-256( personal "pando node", salt = u32 bit | 12 zero bytes,
  *                            summary of the left set | summary of the right set )    exactly one 128-byte block

@@ -10,7 +10,7 @@
  *  - a created, renamed or removed name is stable only after disk_sync_dir of its directory returned ENG_OK;
  *  - between those points any subset of the 512-byte sectors written (through disk_write or through the map) may
  *    reach the disk, in any order;
- *  - a failed disk_sync is final: the caller stops and never retries it (the pages are no longer dirty but not durable);
+ *  - a failed disk_sync is final: the caller stops and never retries it (pages are no longer dirty but not durable);
  *  - after disk_extend returned ENG_OK writing inside the new size needs no further space (a full disk is an
  *    ENG_FULL from disk_extend, never a SIGBUS); the new bytes read as zeros.
  *
@@ -30,10 +30,10 @@ struct disk;
 struct disk_file;
 
 enum disk_open_flags {
-    DISK_READ = 0,        /* existing file, read only */
-    DISK_WRITE = 1,       /* existing file, read and write */
-    DISK_CREATE = 2,      /* read and write; created if absent */
-    DISK_EXCLUSIVE = 4,   /* with DISK_CREATE: ENG_EXISTS if it is there */
+    DISK_READ = 0,      /* existing file, read only */
+    DISK_WRITE = 1,     /* existing file, read and write */
+    DISK_CREATE = 2,    /* read and write; created if absent */
+    DISK_EXCLUSIVE = 4, /* with DISK_CREATE: ENG_EXISTS if it is there */
 };
 
 /* Opens a disk on an existing directory of the file system. The directory itself is not locked; see disk_lock. */
@@ -75,8 +75,8 @@ ENG_MUST_CHECK enum eng_status disk_rename(struct disk *disk, const char *from, 
 ENG_MUST_CHECK enum eng_status disk_remove(struct disk *disk, const char *path);
 ENG_MUST_CHECK enum eng_status disk_sync_dir(struct disk *disk, const char *path); /* "" is the root */
 /* Calls each(context, name) for every name in a directory, in byte order. */
-ENG_MUST_CHECK enum eng_status disk_list(struct disk *disk, const char *path, void (*each)(void *context, const char *name),
-                                         void *context);
+ENG_MUST_CHECK enum eng_status disk_list(struct disk *disk, const char *path,
+                                         void (*each)(void *context, const char *name), void *context);
 bool disk_exists(struct disk *disk, const char *path);
 /* Takes an exclusive lock on a file (created if absent) until the disk is closed or the process ends; ENG_LOCKED if
  * another process holds it. */
@@ -86,7 +86,7 @@ ENG_MUST_CHECK enum eng_status disk_lock(struct disk *disk, const char *path);
  * The simulated disk. capacity_bytes bounds the sum of file sizes (0: unlimited). Everything is deterministic.
  */
 ENG_MUST_CHECK enum eng_status disk_sim_open(uint64_t capacity_bytes, struct disk **disk);
-/* Number of calls so far that change something or make it stable (write, sync, extend, truncate, rename, remove, ...). */
+/* Calls so far that change something or make it stable (write, sync, extend, truncate, rename, remove, ...). */
 uint64_t disk_sim_calls(const struct disk *disk);
 /* before(context, disk, n) is called before the n-th such call takes effect (n counts from 0); NULL removes it. */
 void disk_sim_watch(struct disk *disk, void (*before)(void *context, struct disk *disk, uint64_t n), void *context);

@@ -49,7 +49,7 @@ struct eng_cursor;
 
 /* How far a commit goes before eng_commit returns. */
 enum eng_durability {
-    ENG_DURABLE_NONE,  /* nothing; what eng_checkpoint made durable survives a power loss (the ledger node: it has a log) */
+    ENG_DURABLE_NONE,  /* what eng_checkpoint made durable survives a power loss (the ledger node: it has a log) */
     ENG_DURABLE_FSYNC, /* the batch is in the store's own log and synced; replayed at the next open */
 };
 
@@ -64,11 +64,12 @@ struct eng_options {
     uint32_t threads;                     /* a merge is split over this many; 0: the number of cores (at most 16) */
     bool inline_only;                     /* no background threads; the caller calls eng_maintain (tests, simulation) */
     enum eng_durability durability;
-    uint64_t checkpoint_log_bytes;        /* ENG_DURABLE_FSYNC: checkpoint after this much log; 0: 256 MiB */
+    uint64_t checkpoint_log_bytes; /* ENG_DURABLE_FSYNC: checkpoint after this much log; 0: 256 MiB */
 };
 
 ENG_MUST_CHECK enum eng_status eng_open(const struct eng_options *options, struct eng **eng);
-/* Makes a checkpoint if durability is not NONE, stops threads, closes files. No handle may be open. NULL inside is fine. */
+/* Makes a checkpoint if durability is not NONE, stops threads, closes files. No handle may be open. NULL inside is
+ * fine. */
 void eng_close(struct eng **eng);
 
 /* ---- batches ---------------------------------------------------------------------------------------------------- */
@@ -107,21 +108,22 @@ size_t eng_batch_count(const struct eng_batch *batch);
 size_t eng_batch_memory(const struct eng_batch *batch);
 /* Read only from here on. */
 ENG_MUST_CHECK enum eng_status eng_batch_freeze(struct eng_batch *batch);
-/* Of a frozen batch: calls each(context, key, key_bytes, value) in key order for every key written; value NULL: removed.
- * (A key may be listed though its value is as before.) Stops when each returns not ENG_OK, and returns that. */
+/* Of a frozen batch: calls each(context, key, key_bytes, value) in key order for every key written; value NULL:
+ * removed. (A key may be listed though its value is as before.) Stops when each returns not ENG_OK, and returns that.
+ */
 ENG_MUST_CHECK enum eng_status eng_batch_each(struct eng_batch *batch,
-                                              enum eng_status (*each)(void *context, const uint8_t *key, size_t key_bytes,
-                                                                      const struct eng_value *value),
+                                              enum eng_status (*each)(void *context, const uint8_t *key,
+                                                                      size_t key_bytes, const struct eng_value *value),
                                               void *context);
 
 /* Merges a frozen batch into the newest version of its root and publishes the result under tag. Blocks for the merge.
- * ENG_FULL, ENG_NO_IDS, ENG_NO_MEMORY, ENG_DAMAGED: nothing changed, nothing published, the batch may be committed again.
- * ENG_IO (ENG_DURABLE_FSYNC: the log failed): the store takes no more commits. summary may be NULL. */
+ * ENG_FULL, ENG_NO_IDS, ENG_NO_MEMORY, ENG_DAMAGED: nothing changed, nothing published, the batch may be committed
+ * again. ENG_IO (ENG_DURABLE_FSYNC: the log failed): the store takes no more commits. summary may be NULL. */
 ENG_MUST_CHECK enum eng_status eng_commit(struct eng_batch *batch, uint64_t tag, struct eng_summary *summary);
 /* The same, but publishes only if the resulting summary is the expected one; otherwise ENG_CONFLICT, nothing changed,
  * *summary is what it would have been. How a follower recomputes a root before anybody can see it. */
-ENG_MUST_CHECK enum eng_status eng_commit_expect(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected,
-                                                 struct eng_summary *summary);
+ENG_MUST_CHECK enum eng_status eng_commit_expect(struct eng_batch *batch, uint64_t tag,
+                                                 const struct eng_summary *expected, struct eng_summary *summary);
 /* The digest the root would have; the merge is done and undone (private fork). Same thread rules as eng_commit. */
 ENG_MUST_CHECK enum eng_status eng_dry_commit(struct eng_batch *batch, struct eng_summary *summary);
 /* Reserves the disk space a merge of this many keys and value bytes can need; ENG_FULL, ENG_NO_IDS. */
@@ -142,7 +144,8 @@ ENG_MUST_CHECK enum eng_status eng_drop_below(struct eng *eng, uint32_t root, ui
 
 /* Opens the version with this tag (ENG_HEAD: the newest; of a root never committed: the empty state).
  * ENG_NOT_FOUND: no such tag; ENG_GONE: dropped. */
-ENG_MUST_CHECK enum eng_status eng_snapshot_open(struct eng *eng, uint32_t root, uint64_t tag, struct eng_snapshot **snapshot);
+ENG_MUST_CHECK enum eng_status eng_snapshot_open(struct eng *eng, uint32_t root, uint64_t tag,
+                                                 struct eng_snapshot **snapshot);
 void eng_snapshot_close(struct eng_snapshot **snapshot);
 uint64_t eng_snapshot_tag(const struct eng_snapshot *snapshot);
 const struct eng_summary *eng_snapshot_summary(const struct eng_snapshot *snapshot);
@@ -162,7 +165,8 @@ ENG_MUST_CHECK enum eng_status eng_get_many(struct eng_snapshot *snapshot, size_
                                             void (*found)(void *context, size_t index, const struct eng_value *value),
                                             void *context);
 /* Number of entries with key < the given one (key NULL: all). O(depth). */
-ENG_MUST_CHECK enum eng_status eng_rank(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes, uint64_t *rank);
+ENG_MUST_CHECK enum eng_status eng_rank(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes,
+                                        uint64_t *rank);
 
 /* Cursors stand on an entry or at the end; stable for as long as the snapshot is open. */
 ENG_MUST_CHECK enum eng_status eng_cursor_open(struct eng_snapshot *snapshot, struct eng_cursor **cursor);
@@ -178,20 +182,18 @@ const uint8_t *eng_cursor_key(const struct eng_cursor *cursor, size_t *key_bytes
 ENG_MUST_CHECK enum eng_status eng_cursor_value(struct eng_cursor *cursor, struct eng_value *value);
 /* Scan without copies: calls each for every entry from <= key < to in order (NULL: open end) until it returns false;
  * key and value are valid during the call only. */
-ENG_MUST_CHECK enum eng_status eng_scan(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes,
-                                        const uint8_t *to, size_t to_bytes,
-                                        bool (*each)(void *context, const uint8_t *key, size_t key_bytes,
-                                                     const struct eng_value *value),
-                                        void *context);
+ENG_MUST_CHECK enum eng_status
+eng_scan(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes, const uint8_t *to, size_t to_bytes,
+         bool (*each)(void *context, const uint8_t *key, size_t key_bytes, const struct eng_value *value),
+         void *context);
 
 /* What differs between two versions (of one store), in key order, without looking at what they share: before or after
  * NULL: absent there. Stops when each returns not ENG_OK, and returns that. Valid during the call only. */
-ENG_MUST_CHECK enum eng_status eng_diff(struct eng_snapshot *a, struct eng_snapshot *b, const uint8_t *prefix,
-                                        size_t prefix_bytes,
-                                        enum eng_status (*each)(void *context, const uint8_t *key, size_t key_bytes,
-                                                                const struct eng_value *before,
-                                                                const struct eng_value *after),
-                                        void *context);
+ENG_MUST_CHECK enum eng_status
+eng_diff(struct eng_snapshot *a, struct eng_snapshot *b, const uint8_t *prefix, size_t prefix_bytes,
+         enum eng_status (*each)(void *context, const uint8_t *key, size_t key_bytes, const struct eng_value *before,
+                                 const struct eng_value *after),
+         void *context);
 
 /* The way of a key through the logical trie, for proofs: calls step(context, bit, sibling) from the root down, then
  * landing(context, key, key_bytes, value, value_digest) once with the entry where the walk ends (value_digest NULL
@@ -202,11 +204,13 @@ ENG_MUST_CHECK enum eng_status eng_path(struct eng_snapshot *snapshot, const uin
                                                         const struct eng_value *value, const uint8_t *value_digest),
                                         void *context);
 
-/* ---- durability and space ------------------------------------------------------------------------------------------ */
+/* ---- durability and space ---------------------------------------------------------------------------------------- */
 
-/* Makes the newest version of every root, and the list of kept ones, the base of the next start, with app_state (opaque,
- * for example a log offset). wait: return when durable; otherwise after the capture, ENG_BUSY if one is still running. */
-ENG_MUST_CHECK enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes, bool wait);
+/* Makes the newest version of every root, and the list of kept ones, the base of the next start, with app_state
+ * (opaque, for example a log offset). wait: return when durable; otherwise after the capture, ENG_BUSY if one is still
+ * running. */
+ENG_MUST_CHECK enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes,
+                                              bool wait);
 bool eng_checkpoint_running(struct eng *eng);
 /* app_state of the checkpoint this start began from; returns its length, 0 for a new store. */
 size_t eng_app_state(struct eng *eng, void *bytes, size_t max);

@@ -2,18 +2,18 @@
 #ifndef PANDO_LIMITS_H
 #define PANDO_LIMITS_H
 
-#define ENG_KEY_BYTES_MAX 1024u          /* keys have 1 to 1,024 bytes, any values */
-#define ENG_VALUE_BYTES_MAX (16u << 20)  /* values have 0 to 16 MiB */
-#define ENG_ROOTS_MAX 512u               /* named top-level roots of a store */
-#define ENG_READERS_MAX 256u             /* threads that may read at the same time */
-#define ENG_THREADS_MAX 16u              /* threads a merge is split over */
-#define ENG_DIGEST_BYTES 32u             /* BLAKE2b-256 */
-#define ENG_STORE_ID_BYTES 32u           /* ledger id, or a random id for a library store */
-#define ENG_APP_STATE_BYTES_MAX 4096u    /* opaque bytes of the application kept with a checkpoint */
-#define ENG_LEAF_BYTES_MIN 64u           /* T, the leaf weight, is a store parameter */
+#define ENG_KEY_BYTES_MAX 1024u         /* keys have 1 to 1,024 bytes, any values */
+#define ENG_VALUE_BYTES_MAX (16u << 20) /* values have 0 to 16 MiB */
+#define ENG_ROOTS_MAX 512u              /* named top-level roots of a store */
+#define ENG_READERS_MAX 256u            /* threads that may read at the same time */
+#define ENG_THREADS_MAX 16u             /* threads a merge is split over */
+#define ENG_DIGEST_BYTES 32u            /* BLAKE2b-256 */
+#define ENG_STORE_ID_BYTES 32u          /* ledger id, or a random id for a library store */
+#define ENG_APP_STATE_BYTES_MAX 4096u   /* opaque bytes of the application kept with a checkpoint */
+#define ENG_LEAF_BYTES_MIN 64u          /* T, the leaf weight, is a store parameter */
 #define ENG_LEAF_BYTES_MAX 4096u
 #define ENG_LEAF_BYTES_DEFAULT 2048u
-#define ENG_INLINE_BYTES_MIN 64u         /* values up to this stay in the leaf */
+#define ENG_INLINE_BYTES_MIN 64u /* values up to this stay in the leaf */
 #define ENG_INLINE_BYTES_MAX 1024u
 #define ENG_INLINE_BYTES_DEFAULT 128u
 #define ENG_SEGMENT_BYTES_MIN (16u << 10)

@@ -36,30 +36,30 @@ struct log;
 
 struct log_options {
     struct disk *disk;
-    const char *dir;                           /* "log", created if absent */
-    uint8_t store_id[ENG_STORE_ID_BYTES];      /* every file names it; another one is ENG_FOREIGN */
-    uint64_t file_bytes;                       /* content bytes a file, 0: default; kept in the files */
-    uint64_t ring_bytes;                       /* power of two, 0: default; also bounds what is not yet consumed */
-    bool flusher;                              /* true: a thread flushes; false: log_flush does, in the caller */
-    bool consumer;                             /* true: ring space is freed only behind log_next */
+    const char *dir;                      /* "log", created if absent */
+    uint8_t store_id[ENG_STORE_ID_BYTES]; /* every file names it; another one is ENG_FOREIGN */
+    uint64_t file_bytes;                  /* content bytes a file, 0: default; kept in the files */
+    uint64_t ring_bytes;                  /* power of two, 0: default; also bounds what is not yet consumed */
+    bool flusher;                         /* true: a thread flushes; false: log_flush does, in the caller */
+    bool consumer;                        /* true: ring space is freed only behind log_next */
 };
 
 /* Record types 1..31 belong to the log, the others to its user. */
 enum { LOG_MARK = 1, LOG_USER = 32 };
 
 struct log_record {
-    uint64_t offset;      /* of the record */
-    uint64_t end;         /* offset of the next one */
+    uint64_t offset; /* of the record */
+    uint64_t end;    /* offset of the next one */
     uint32_t type;
-    uint32_t length;      /* payload bytes */
+    uint32_t length; /* payload bytes */
     const uint8_t *payload;
 };
 
 /* Opens or creates the log and finds its end (reading from scan_from, the offset of a record or 0, on). The valid
  * prefix is then readable by log_read_at; appending goes on after it. */
 ENG_MUST_CHECK enum eng_status log_open(const struct log_options *options, uint64_t scan_from, struct log **log);
-/* Flushes what is published, stops the flusher. Threads blocked in a call are woken with ENG_CLOSED (log_wait with ENG_OK
- * if the last flush covered it); no other call may be under way or follow. NULL inside is allowed. */
+/* Flushes what is published, stops the flusher. Threads blocked in a call are woken with ENG_CLOSED (log_wait with
+ * ENG_OK if the last flush covered it); no other call may be under way or follow. NULL inside is allowed. */
 void log_close(struct log **log);
 
 struct log_ticket {
@@ -71,7 +71,8 @@ struct log_ticket {
 
 /* Reserves a record of length payload bytes. Waits up to timeout_ms (0: not at all, -1: for ever) for ring space, then
  * ENG_BUSY. ENG_FULL: no space for another log file; nothing is lost, the next call tries again. ENG_TOO_LARGE: never
- * fits into the ring. ENG_IO: the log has failed. ENG_CLOSED: log_close was called. On ENG_OK the caller must call log_fill as often as needed and log_publish once. */
+ * fits into the ring. ENG_IO: the log has failed. ENG_CLOSED: log_close was called. On ENG_OK the caller must call
+ * log_fill as often as needed and log_publish once. */
 ENG_MUST_CHECK enum eng_status log_reserve(struct log *log, uint32_t type, uint32_t length, int timeout_ms,
                                            struct log_ticket *ticket);
 /* Copies length bytes to position at of the payload (handles the wrap of the ring). */
@@ -85,7 +86,8 @@ ENG_MUST_CHECK enum eng_status log_append(struct log *log, uint32_t type, const 
 uint64_t log_durable(const struct log *log);
 /* Offset after the last reserved record. */
 uint64_t log_end(const struct log *log);
-/* Waits until log_durable() >= offset (without a flusher it flushes first). ENG_TIMEOUT, ENG_IO (the log has failed), ENG_CLOSED. timeout_ms -1: for ever. */
+/* Waits until log_durable() >= offset (without a flusher it flushes first). ENG_TIMEOUT, ENG_IO (the log has failed),
+ * ENG_CLOSED. timeout_ms -1: for ever. */
 ENG_MUST_CHECK enum eng_status log_wait(struct log *log, uint64_t offset, int timeout_ms);
 /* One write and one sync of everything published so far, in the calling thread (for logs without a flusher). */
 ENG_MUST_CHECK enum eng_status log_flush(struct log *log);
@@ -95,8 +97,8 @@ ENG_MUST_CHECK enum eng_status log_flush(struct log *log);
 ENG_MUST_CHECK enum eng_status log_next(struct log *log, int timeout_ms, struct log_record *record);
 
 /* Reads the record at an offset from the files (marks included), checksum verified, into a buffer that grows:
- * *buffer and *capacity are as for getline(3), the caller frees. ENG_NOT_FOUND at the end of the valid (flushed) stream;
- * ENG_GONE below the first kept file; ENG_DAMAGED names file and offset. */
+ * *buffer and *capacity are as for getline(3), the caller frees. ENG_NOT_FOUND at the end of the valid (flushed)
+ * stream; ENG_GONE below the first kept file; ENG_DAMAGED names file and offset. */
 ENG_MUST_CHECK enum eng_status log_read_at(struct log *log, uint64_t offset, uint8_t **buffer, size_t *capacity,
                                            struct log_record *record);
 /* First offset still kept. */

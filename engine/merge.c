@@ -79,36 +79,61 @@ struct node *merge_read(struct merger *m, uint32_t id)
     return node;
 }
 
-#define AHEAD_OPERATIONS 12u
-#define AHEAD_LINES 22u /* of 64 bytes: most of a leaf */
+#define AHEAD_CONTROL 24u /* operations ahead: the leaf's control word is asked for */
+#define AHEAD_LEAF 12u    /* the leaf is */
+#define AHEAD_LINES 22u   /* of 64 bytes: most of a leaf */
+
+/* The leaf an operation will go to, as far as inner nodes in the cache tell; the records near its branch come along. */
+static uint32_t leaf_ahead(struct merger *m, const operation *op)
+{
+    uint32_t id = m->root;
+    for (int level = 0; id && level < 8; level++) {
+        if (store_type(m->store, id) == OBJECT_LEAF)
+            return id;
+        const struct inner *inner = (const struct inner *)store_object(m->store, id);
+        if (!inner)
+            return 0; /* damaged: the merge itself will say so */
+        unsigned at = inner_child_depth(inner);
+        int branch = op->key_bytes > at ? inner_branch(inner, op->key[at]) : -1;
+        if (branch < 0)
+            return 0;
+        const struct digest_cache *cache = cache_of(m->caches, id);
+        if (cache && branch > 0) {
+            __builtin_prefetch(&cache->record[2 * branch - 1], 1);
+            __builtin_prefetch(&cache->record[2 * branch], 1);
+            __builtin_prefetch(&cache->record[2 * branch + 1], 1);
+            __builtin_prefetch(&cache->weight[branch], 1);
+        }
+        id = inner_child(inner)[branch];
+        store_prefetch_control(m->store, id);
+        if (level) /* below the second level control words are seldom in the cache: look again later */
+            return id;
+    }
+    return 0;
+}
 
 void merge_look_ahead(struct merger *m, size_t done)
 {
-    size_t until = done + AHEAD_OPERATIONS < m->ahead_end ? done + AHEAD_OPERATIONS : m->ahead_end;
     if (m->ahead < done)
         m->ahead = done;
-    for (; m->ahead < until; m->ahead++) {
-        const operation *op = &m->ops[m->ahead];
-        uint32_t id = m->root;
-        for (int level = 0; id && level < 8; level++) {
-            const uint8_t *node = (const uint8_t *)store_object(m->store, id);
-            if (!node)
-                break; /* damaged: the merge itself will say so */
-            if (store_type(m->store, id) == OBJECT_LEAF) {
-                for (unsigned line = 0; line < AHEAD_LINES; line++)
-                    __builtin_prefetch(node + 64u * line);
-                break;
-            }
-            const struct inner *inner = (const struct inner *)node;
-            unsigned at = inner_child_depth(inner);
+    if (m->fetched < done)
+        m->fetched = done;
+    size_t until = done + AHEAD_CONTROL < m->ahead_end ? done + AHEAD_CONTROL : m->ahead_end;
+    for (; m->ahead < until; m->ahead++)
+        m->ahead_leaf[m->ahead % 32] = leaf_ahead(m, &m->ops[m->ahead]);
+    until = done + AHEAD_LEAF < m->ahead ? done + AHEAD_LEAF : m->ahead;
+    for (; m->fetched < until; m->fetched++) {
+        uint32_t id = m->ahead_leaf[m->fetched % 32];
+        for (int level = 0; id && level < 8 && store_type(m->store, id) == OBJECT_INNER; level++) {
+            const operation *op = &m->ops[m->fetched];
+            const struct inner *inner = (const struct inner *)store_object(m->store, id);
+            unsigned at = inner ? inner_child_depth(inner) : ENG_KEY_BYTES_MAX;
             int branch = op->key_bytes > at ? inner_branch(inner, op->key[at]) : -1;
-            if (branch >= 0) {
-                const struct digest_cache *cache = cache_of(m->caches, id);
-                for (int near = -2; cache && near <= 2; near++)
-                    __builtin_prefetch(&cache->record[2 * branch + near]);
-            }
             id = branch < 0 ? 0 : inner_child(inner)[branch];
         }
+        const uint8_t *node = id ? (const uint8_t *)store_object(m->store, id) : NULL;
+        for (unsigned line = 0; node && line < AHEAD_LINES; line++)
+            __builtin_prefetch(node + 64u * line);
     }
 }
 
@@ -222,7 +247,7 @@ enum eng_status merge_tree(struct merger *m, uint32_t root, const operation *ops
     }
     m->ops = ops;
     m->root = root;
-    m->ahead = 0;
+    m->ahead = m->fetched = 0;
     m->ahead_end = count;
     struct set set;
     if (count) {

@@ -73,7 +73,9 @@ struct merger {
     uint32_t leaf_bytes, inline_bytes;
     const operation *ops;
     uint32_t root;                 /* of the tree that is merged into */
-    size_t ahead, ahead_end;       /* operations whose leaf was prefetched; last one of this thread's part */
+    size_t ahead, ahead_end;       /* operations whose leaf was looked for; end of this thread's part */
+    size_t fetched;                /* operations whose leaf was prefetched */
+    uint32_t ahead_leaf[32];       /* ids of leaves in between, by operation modulo 32; 0: none */
     struct digest_queue queue;
     struct bump scratch;
     struct digest_cache *dropped;  /* freed when the merge is over */

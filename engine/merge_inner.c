@@ -32,39 +32,62 @@ static inline bool any_marked(const uint64_t dirty[DIRTY_WORDS], unsigned lo, un
 
 /* ---- digests ---- */
 
-struct branch_trie {
-    struct merger *m;
-    const struct inner *inner;
-    struct digest_cache *cache;
-    const uint64_t *dirty;
-    const struct eng_summary *const *fresh; /* [i]: summary of a dirty child, in its object */
+struct branch_emit {
+    struct eng_summary *out;
+    const struct eng_summary *left, *right;
+    uint32_t bit;
 };
 
-/* top: where the summary of the whole goes; jobs of nodes above read it there. */
-static const struct eng_summary *branch_trie(const struct branch_trie *t, unsigned lo, unsigned hi, struct eng_summary *top)
+/* The logical nodes of one inner node that change, children first. They are listed before any of their summaries is
+ * looked at, so that those are on their way into the cache meanwhile: a node's records are spread over kilobytes. */
+struct branch_trie {
+    const struct inner *inner;
+    struct eng_summary *record;
+    const uint64_t *dirty;
+    const struct eng_summary *const *fresh; /* [i]: summary of a dirty child, in its object */
+    unsigned count;
+    struct branch_emit emit[INNER_BRANCHES_MAX];
+};
+
+static const struct eng_summary *branch_trie(struct branch_trie *t, unsigned lo, unsigned hi, bool top)
 {
-    struct eng_summary *record = t->cache->record;
-    if (lo == hi)
-        return t->fresh[lo] ? t->fresh[lo] : &record[2 * lo];
+    const struct eng_summary *found;
+    if (lo == hi) {
+        found = t->fresh[lo] ? t->fresh[lo] : &t->record[2 * lo];
+        __builtin_prefetch(found);
+        return found;
+    }
     uint32_t bit;
     unsigned part = branches_part(inner_start(t->inner), t->inner->own, lo, hi, inner_child_depth(t->inner), &bit);
-    struct eng_summary *out = &record[2 * part + 1];
+    struct eng_summary *out = &t->record[2 * part + 1];
+    __builtin_prefetch(out, 1);
     if (!top && !any_marked(t->dirty, lo, hi))
         return out;
-    const struct eng_summary *left = branch_trie(t, lo, part, NULL), *right = branch_trie(t, part + 1, hi, NULL);
-    digest_emit_node(&t->m->queue, top ? top : out, left, right, bit, top ? out->digest : NULL);
-    if (top) {
-        out->count = top->count;
-        memcpy(out->sum, top->sum, sizeof top->sum);
-    }
+    const struct eng_summary *left = branch_trie(t, lo, part, false), *right = branch_trie(t, part + 1, hi, false);
+    t->emit[t->count++] = (struct branch_emit){out, left, right, bit};
     return out;
 }
 
 void inner_digest(struct merger *m, struct inner *inner, struct digest_cache *cache, const uint64_t dirty[DIRTY_WORDS],
                   const struct eng_summary *const fresh[])
 {
-    struct branch_trie t = {.m = m, .inner = inner, .cache = cache, .dirty = dirty, .fresh = fresh};
-    branch_trie(&t, 0, inner->branches - 1u, &inner->node.summary);
+    struct branch_trie t;
+    t.inner = inner;
+    t.record = cache->record;
+    t.dirty = dirty;
+    t.fresh = fresh;
+    t.count = 0;
+    branch_trie(&t, 0, inner->branches - 1u, true);
+    for (unsigned i = 0; i + 1 < t.count; i++) {
+        const struct branch_emit *e = &t.emit[i];
+        digest_emit_node(&m->queue, e->out, e->left, e->right, e->bit, NULL);
+    }
+    /* the last is the whole node: jobs of nodes above read it in the object */
+    const struct branch_emit *whole = &t.emit[t.count - 1];
+    struct eng_summary *summary = &inner->node.summary;
+    digest_emit_node(&m->queue, summary, whole->left, whole->right, whole->bit, whole->out->digest);
+    whole->out->count = summary->count;
+    memcpy(whole->out->sum, summary->sum, sizeof summary->sum);
     for (unsigned i = 0; i < inner->branches; i++) {
         if (!fresh[i])
             continue;

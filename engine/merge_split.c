@@ -199,7 +199,7 @@ bool merge_split(struct merger *m, struct merge_group *groups, size_t count, uns
         helper->depth = depth;
         helper->merger.ops = m->ops;
         helper->merger.root = m->root;
-        helper->merger.ahead = groups[from[p]].lo;
+        helper->merger.ahead = helper->merger.fetched = groups[from[p]].lo;
         helper->merger.ahead_end = groups[from[p + 1] - 1].hi;
         memcpy(helper->merger.path, m->path, depth);
         bump_sequence(pool, &pool->wake, &helper->asked);

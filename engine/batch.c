@@ -8,6 +8,7 @@
  * eng->batches (a mutex) guards the order of open batches and the counts; nothing is held while reading or writing.
  */
 #include "engine_internal.h"
+#include "segment.h"
 #include "tree.h"
 
 #include <stdlib.h>
@@ -108,7 +109,9 @@ enum eng_status eng_batch_put(struct eng_batch *batch, const uint8_t *key, size_
         return eng_fail(ENG_INVALID, "value: tag %d", (int)value.tag);
     if (value.tag == ENG_AMOUNT && value.size != 16)
         return eng_fail(ENG_INVALID, "amount: %zu bytes, must be 16", value.size);
-    uint64_t limit = ENG_VALUE_BYTES_MAX, segment = batch->eng->segment_bytes - sizeof(struct value_object);
+    /* what store_alloc can place in any segment, the first one included */
+    uint64_t limit = ENG_VALUE_BYTES_MAX;
+    uint64_t segment = batch->eng->segment_bytes - SEGMENT_HEADER_BYTES - sizeof(struct value_object);
     if (value.size > (segment < limit ? segment : limit))
         return eng_fail(ENG_TOO_LARGE, "value: %zu bytes, at most %llu", value.size,
                         (unsigned long long)(segment < limit ? segment : limit));
@@ -301,12 +304,22 @@ static enum eng_status batch_commit(struct eng_batch *batch, uint64_t tag, const
     struct eng_summary made;
     if (eng->failed != ENG_OK)
         return eng_fail(ENG_IO, "store: stopped after a failed write of its log");
+    struct store_version head;
+    assert(!keep || !store_head(eng->store, batch->root_index, &head) || head.tag < tag); /* before it is logged */
     uint64_t end = 0;
     enum eng_status status = ENG_OK;
-    if (eng->log && keep)
+    if (eng->log && keep && expected) { /* a refused batch must not be in the log: a replay expects nothing */
+        status = eng_merge(eng, batch->root_index, batch->own->entries, batch->own->count, tag, expected, false, &made);
+        if (summary && (status == ENG_OK || status == ENG_CONFLICT))
+            *summary = made;
+    }
+    if (status == ENG_OK && eng->log && keep)
         status = eng_log_batch(eng, batch, tag, &end);
-    if (status != ENG_OK)
+    if (status != ENG_OK) {
+        if (end) /* it is in the log, and nobody knows whether on the disk: not to be logged again */
+            eng->failed = status;
         return status;
+    }
     status = eng_merge(eng, batch->root_index, batch->own->entries, batch->own->count, tag, expected, keep, &made);
     if (summary && (status == ENG_OK || status == ENG_CONFLICT))
         *summary = made;

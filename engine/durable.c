@@ -69,6 +69,9 @@ static enum eng_status replay_record(struct eng *eng, const struct log_record *r
     memcpy(&tag, p + 4, 8);
     memcpy(&count, p + 12, 4);
     p += 16;
+    struct store_version head;
+    if (root >= ENG_ROOTS_MAX || (store_head(eng->store, root, &head) && head.tag >= tag))
+        goto damaged;
     struct buffer *buffer;
     enum eng_status status = buffer_open(&buffer);
     for (uint32_t i = 0; i < count && status == ENG_OK; i++) {
@@ -87,7 +90,7 @@ static enum eng_status replay_record(struct eng *eng, const struct log_record *r
                      : buffer_remove(buffer, p + 8, key_bytes);
         p += 8u + key_bytes + value_bytes;
     }
-    if (status == ENG_OK && (p != end || root >= ENG_ROOTS_MAX))
+    if (status == ENG_OK && p != end)
         goto damaged_buffer;
     const struct buffer_entry *entries;
     size_t entry_count;
@@ -117,6 +120,8 @@ enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options)
     uint64_t offset = 0;
     if (store_app_state(eng->store, &offset, sizeof offset) < sizeof offset)
         offset = 0;
+    /* The base of this start, and of the next until a checkpoint is durable: what is replayed is in memory only. */
+    eng->checkpoint_log_offset = eng->checkpoint_durable_offset = offset;
     enum eng_status status = log_open(&log, offset, &eng->log);
     uint8_t *buffer = NULL;
     size_t capacity = 0;
@@ -130,7 +135,6 @@ enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options)
         offset = record.end;
     }
     free(buffer);
-    eng->checkpoint_log_offset = offset;
     return status == ENG_NOT_FOUND ? ENG_OK : status;
 }
 

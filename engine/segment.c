@@ -144,9 +144,12 @@ static enum eng_status segment_extend(struct store *store)
     if (status)
         return status;
     struct segment *fresh = &segments->table[segments->total];
-    uint32_t serial = atomic_load_explicit(&fresh->serial, memory_order_relaxed); /* it may have been cut off before */
-    memset(fresh, 0, sizeof *fresh);
-    atomic_store_explicit(&fresh->serial, serial + 1, memory_order_relaxed);
+    /* It may have been cut off before: segment_take and segment_to_empty set what else is in it. The serial number is
+     * never set back, not for a moment, since another arena may hold a stale slot of it against it. */
+    assert(fresh->state == SEGMENT_FREE && atomic_load_explicit(&fresh->live, memory_order_relaxed) == 0);
+    fresh->captured = fresh->emptied = 0;
+    atomic_store_explicit(&fresh->newest, 0, memory_order_relaxed);
+    atomic_fetch_add_explicit(&fresh->serial, 1, memory_order_relaxed);
     segments->free[segments->free_count++] = segments->total++;
     return ENG_OK;
 }

@@ -177,7 +177,7 @@ static int read_blocks(struct import *import, struct cli_lines *lines, struct cl
 }
 
 /* The one summary line, with the root that the last block led to. */
-static int print_summary(struct cli *cli, const struct import *import)
+static int print_summary(struct cli *cli, const struct import *import, bool answering)
 {
     double seconds = (double)(status_clock_ms() - import->started_ms) / 1000;
     printf("imported %llu blocks, skipped %llu, %llu transactions, %llu failed, in %.2f s",
@@ -187,7 +187,7 @@ static int print_summary(struct cli *cli, const struct import *import)
     protocol_request_begin(&request, VERB_ROOT);
     protocol_write_u64(&request, import->height ? import->height : ENG_HEAD);
     struct pando_reply reply;
-    if (pando_request(cli->pando, &request, PANDO_TIMEOUT_MS, &reply) == ENG_OK) {
+    if (answering && pando_request(cli->pando, &request, PANDO_TIMEOUT_MS, &reply) == ENG_OK) {
         uint64_t height = protocol_read_u64(&reply.body);
         const uint8_t *digest = protocol_read_bytes(&reply.body, 32);
         char hex[65];
@@ -225,7 +225,7 @@ int cli_import(struct cli *cli, int argc, char **argv)
         if (answers != CLI_DONE)
             code = answers;
         show_progress(&import, lines.consumed, true);
-        int summary = print_summary(cli, &import);
+        int summary = print_summary(cli, &import, code == CLI_DONE);
         if (code == CLI_DONE)
             code = summary;
     }

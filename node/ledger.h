@@ -9,9 +9,10 @@
  *
  * Log records (types LOG_USER + n):
  *   TX         the transaction's bytes
- *   BLOCK_END  u64 height | u64 time_ms | u64 epoch | u64 log offset of its first transaction | u64 offset behind its last |
- *              u32 transactions | u16 note bytes | note            (transactions: TX records in that range, in order;
- *              those that EXECUTE refused as duplicate or expired are refused again by the replay)
+ *   BLOCK_END  u64 height | u64 time_ms | u64 epoch | u64 log offset of its first transaction |
+ *              u64 offset behind its last | u32 transactions | u16 note bytes | note
+ *              (transactions: TX records in that range, in order; those that EXECUTE refused as duplicate or expired
+ *              are refused again by the replay)
  *   BLOCK      an imported block whole (node/transaction.h) with the same prefix as BLOCK_END; only after it succeeded
  *   SEALED     a sealed block (pando/header.h): on a follower the block itself, on a leader what it published;
  *              rebuilt by replay where it is missing, compared byte by byte where it is there
@@ -39,10 +40,10 @@ struct ledger;
 enum ledger_role { LEDGER_LEADER, LEDGER_FOLLOWER };
 
 struct ledger_options {
-    struct disk *disk;              /* of the data directory; locked by the caller */
+    struct disk *disk; /* of the data directory; locked by the caller */
     const struct genesis *genesis;
-    const uint8_t *node_public;     /* 32 */
-    const uint8_t *node_secret;     /* 64; signs headers if role is leader */
+    const uint8_t *node_public; /* 32 */
+    const uint8_t *node_secret; /* 64; signs headers if role is leader */
     enum ledger_role role;
     uint32_t block_max_txs;
     uint64_t block_max_bytes;
@@ -51,8 +52,8 @@ struct ledger_options {
     uint64_t checkpoint_log_bytes;
     uint32_t leaf_bytes, segment_bytes, threads; /* 0: defaults; leaf and segment are used at creation only */
     uint64_t log_file_bytes, log_ring_bytes;     /* 0: defaults */
-    bool create;                    /* create state and log if there are none */
-    bool stepped;                   /* no threads at all: ledger_step does the work in the caller (simulation) */
+    bool create;                                 /* create state and log if there are none */
+    bool stepped;                        /* no threads at all: ledger_step does the work in the caller (simulation) */
     uint64_t (*clock_ms)(void *context); /* NULL: CLOCK_REALTIME */
     void *clock_context;
     /* progress of the replay at start: done and total log bytes; may be NULL */
@@ -75,26 +76,28 @@ enum eng_status ledger_failure(struct ledger *ledger, char *text, size_t text_by
 /* done(context, code, receipt bytes or NULL, size): code TX_OK: there is a receipt (which may itself say that the
  * transaction failed), durable; otherwise refused (TX_EXPIRED, TX_BUSY, ...), nothing recorded. */
 typedef void ledger_done(void *context, enum tx_code code, const uint8_t *receipt, size_t size);
-/* Checks, appends to the log, answers later (also for a resubmission: the first receipt). Returns TX_OK if accepted: done
- * is called exactly once; otherwise done is not called: TX_MALFORMED, TX_TOO_LARGE, TX_EXPIRED, TX_BUSY (queue or disk
- * full), TX_NOT_LEADER; eng_error() has the line. bytes are copied. */
+/* Checks, appends to the log, answers later (also for a resubmission: the first receipt). Returns TX_OK if accepted:
+ * done is called exactly once; otherwise done is not called: TX_MALFORMED, TX_TOO_LARGE, TX_EXPIRED, TX_BUSY (queue or
+ * disk full), TX_NOT_LEADER; eng_error() has the line. bytes are copied. */
 enum tx_code ledger_submit(struct ledger *ledger, const uint8_t *bytes, size_t size, ledger_done *done, void *context);
 
 struct import_result {
-    enum eng_status status;   /* ENG_OK: durable and published (or skipped); ENG_CONFLICT: a transaction failed (and not
-                                 keep_going); ENG_EXISTS: another block has this height; ENG_INVALID: malformed or a gap;
-                                 ENG_BUSY, ENG_FULL, ENG_IO, ... */
-    bool skipped;             /* identical block was there */
+    enum eng_status status; /* ENG_OK: durable and published (or skipped); ENG_CONFLICT: a transaction failed (and not
+                               keep_going); ENG_EXISTS: another block has this height; ENG_INVALID: malformed or a gap;
+                               ENG_BUSY, ENG_FULL, ENG_IO, ... */
+    bool skipped;           /* identical block was there */
     uint64_t height;
     uint32_t transactions, failed; /* failed: those with a failed receipt (keep_going) */
     uint32_t failed_tx, failed_op;
     enum tx_code code;
-    char text[512];           /* one line */
+    char text[512]; /* one line */
 };
 /* Imports one block (bytes of block_decode); blocks may be handed in ahead, they are done in order. done is called
- * exactly once, when the block is durable and published or refused. Returns ENG_OK if taken; ENG_BUSY: the queue is full. */
+ * exactly once, when the block is durable and published or refused. Returns ENG_OK if taken; ENG_BUSY: the queue is
+ * full. */
 ENG_MUST_CHECK enum eng_status ledger_import(struct ledger *ledger, const uint8_t *bytes, size_t size, bool keep_going,
-                                             void (*done)(void *context, const struct import_result *result), void *context);
+                                             void (*done)(void *context, const struct import_result *result),
+                                             void *context);
 
 /* ---- following ---- */
 
@@ -118,8 +121,8 @@ ENG_MUST_CHECK enum eng_status ledger_wait(struct ledger *ledger, uint64_t heigh
 ENG_MUST_CHECK enum eng_status ledger_snapshot(struct ledger *ledger, uint64_t height, struct eng_snapshot **snapshot);
 uint64_t ledger_oldest_live(struct ledger *ledger);
 /* Sealed block of a height, read from the log: getline-style buffer. ENG_NOT_FOUND, ENG_GONE, ENG_DAMAGED. */
-ENG_MUST_CHECK enum eng_status ledger_read_sealed(struct ledger *ledger, uint64_t height, uint8_t **bytes, size_t *capacity,
-                                                  size_t *size);
+ENG_MUST_CHECK enum eng_status ledger_read_sealed(struct ledger *ledger, uint64_t height, uint8_t **bytes,
+                                                  size_t *capacity, size_t *size);
 ENG_MUST_CHECK enum eng_status ledger_header(struct ledger *ledger, uint64_t height, struct header *header);
 /* Receipt of a transaction not yet expired from memory, or of any when its height is known; malloc'ed bytes.
  * ENG_NOT_FOUND. */

@@ -44,7 +44,7 @@
 #define LEDGER_BLOCK_SOFT_BYTES (32u << 20) /* a block is closed when its sealed form may have so many */
 #define LEDGER_SEALED_SLACK (64u << 10)     /* of SEALED_BYTES_MAX: header and framing */
 #define LEDGER_DROPS_A_BLOCK 1024u          /* versions dropped after one merge */
-#define LEDGER_VALUE_SLACK 256u             /* of a segment, for the framing of a value */
+#define LEDGER_VALUE_SLACK 4352u            /* of a segment: its header, and the framing of a value */
 #define LEDGER_PREFETCH_TXS 32u
 #define LEDGER_PREFETCH_KEYS 64u
 #define LEDGER_APPEND_TRIES 1000 /* flushes to make room in the ring for one record */

@@ -4,7 +4,7 @@
  * Binary (little-endian; valid if and only if exactly this and nothing more):
  *   u8 version = 1 | u8[16] id | u64 expires_ms (0 only inside imported blocks: never) | u32 operations | operation...
  *   operation: u8 kind | u16 key bytes | key | by kind:
- *     put insert update: u8 tag = 0 | u32 value bytes | value          expect: u8 tag | value (tag 1: 16 bytes, no length)
+ *     put insert update: u8 tag = 0 | u32 value bytes | value      expect: u8 tag | value (tag 1: 16 bytes, no length)
  *     delete_range: u16 to bytes | to           (key is from; an empty to is not allowed)
  *     add: u8 flags (1 min, 2 max) | i128 amount | i128 min? | i128 max?
  *     delete unset expect_present expect_absent read: nothing
@@ -34,8 +34,18 @@
 #define RECEIPT_RESULTS_MAX 65536u /* bytes of results in one receipt */
 
 enum tx_kind {
-    TX_PUT = 1, TX_INSERT, TX_UPDATE, TX_DELETE, TX_UNSET, TX_DELETE_RANGE, TX_ADD,
-    TX_EXPECT, TX_EXPECT_PRESENT, TX_EXPECT_ABSENT, TX_READ, TX_KIND_END
+    TX_PUT = 1,
+    TX_INSERT,
+    TX_UPDATE,
+    TX_DELETE,
+    TX_UNSET,
+    TX_DELETE_RANGE,
+    TX_ADD,
+    TX_EXPECT,
+    TX_EXPECT_PRESENT,
+    TX_EXPECT_ABSENT,
+    TX_READ,
+    TX_KIND_END
 };
 
 /* code, name in JSON. The order is the wire format: append only. */
@@ -72,10 +82,10 @@ struct tx_operation {
     enum tx_kind kind;
     const uint8_t *key; /* delete_range: from */
     uint16_t key_bytes;
-    struct eng_value value;        /* put insert update expect */
-    const uint8_t *to;             /* delete_range */
+    struct eng_value value; /* put insert update expect */
+    const uint8_t *to;      /* delete_range */
     uint16_t to_bytes;
-    __int128 amount, min, max;     /* add */
+    __int128 amount, min, max; /* add */
     bool has_min, has_max;
 };
 
@@ -105,7 +115,10 @@ struct block {
     uint16_t note_bytes;
     const char *note;
     uint32_t transaction_count;
-    struct { const uint8_t *bytes; uint32_t size; } *transactions; /* malloc'ed array into the decoded bytes */
+    struct {
+        const uint8_t *bytes;
+        uint32_t size;
+    } * transactions; /* malloc'ed array into the decoded bytes */
 };
 ENG_MUST_CHECK enum eng_status block_decode(const uint8_t *bytes, size_t size, struct block *block);
 void block_release(struct block *block);

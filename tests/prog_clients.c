@@ -115,6 +115,7 @@ static pid_t start_program(const char *name, const char *first, const char *seco
     if (!freopen(log, "a", stdout) || !freopen(log, "a", stderr))
         _exit(127);
     execl(path, name, first, second, (char *)NULL);
+    perror(path);
     _exit(127);
 }
 
@@ -126,7 +127,7 @@ static void start_node(void)
     snprintf(test.url, sizeof test.url, "ipc://%s/pando.ipc", data);
     pid_t init = start_program("pando", "init", data);
     if (waitpid(init, &state, 0) != init || state != 0)
-        fail("pando init", "did not end with 0");
+        fail("pando init", "did not end with 0, or is not built");
     char path[160];
     snprintf(path, sizeof path, "%s/pando.conf", data);
     FILE *file = fopen(path, "w");

@@ -1,10 +1,10 @@
 /*
  * Readers beside a writer, the compactor and checkpoints: every snapshot must be one state, whole.
  *
- * The writer moves money between accounts, some hundred transfers a commit; the sum over all accounts never changes. Four
- * readers open snapshots (newest, and kept older ones), scan them, compare count, sum and the digest's own sum, look keys
- * up singly and in groups, and diff neighbours. Segments are small, so that compaction and recycling never rest. Meant
- * for ThreadSanitizer as well as for speed.
+ * The writer moves money between accounts, some hundred transfers a commit; the sum over all accounts never changes.
+ * Four readers open snapshots (newest, and kept older ones), scan them, compare count, sum and the digest's own sum,
+ * look keys up singly and in groups, and diff neighbours. Segments are small, so that compaction and recycling never
+ * rest. Meant for ThreadSanitizer as well as for speed.
  *
  *   prog_engine_threads [--long] [--seconds S]
  */
@@ -127,7 +127,8 @@ static void look(struct eng_snapshot *snapshot, unsigned seed)
         struct eng_value value = {ENG_AMOUNT, bytes, size};
         add_up(&single, NULL, 0, &value);
     }
-    if (eng_get_many(snapshot, 16, key, key_bytes, add_found, &many) != ENG_OK || memcmp(&single, &many, sizeof many) != 0)
+    if (eng_get_many(snapshot, 16, key, key_bytes, add_found, &many) != ENG_OK ||
+        memcmp(&single, &many, sizeof many) != 0)
         die("get_many");
     atomic_fetch_add(&reads, 1);
 }

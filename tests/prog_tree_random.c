@@ -1,9 +1,9 @@
 /*
- * Random histories of one tree against a sorted array: after every commit the root is the flat oracle's and the tree is,
- * node by node, what the rule makes of the contents (shape_oracle.h); so the root and the shape depend on the contents
- * alone. Histories mix inserts, updates to shorter and longer values, deletes, keys that are prefixes of each other, keys
- * of 1 and 1,024 bytes, the chain a, aa, aaa ..., several leaf weights, batches of one and of everything, undone merges,
- * dropped versions, checkpoints with reopening, compaction, one thread and several.
+ * Random histories of one tree against a sorted array: after every commit the root is the flat oracle's and the tree
+ * is, node by node, what the rule makes of the contents (shape_oracle.h); so the root and the shape depend on the
+ * contents alone. Histories mix inserts, updates to shorter and longer values, deletes, keys that are prefixes of each
+ * other, keys of 1 and 1,024 bytes, the chain a, aa, aaa ..., several leaf weights, batches of one and of everything,
+ * undone merges, dropped versions, checkpoints with reopening, compaction, one thread and several.
  *
  *   prog_tree_random [--long] [--histories N] [--seed S]
  */
@@ -86,8 +86,8 @@ static void fail(const char *what, uint64_t history, uint64_t seed, int round)
     exit(1);
 }
 
-static void check(struct eng *eng, uint64_t tag, uint32_t leaf_bytes, uint32_t inline_bytes, uint64_t history, uint64_t seed,
-                  int round)
+static void check(struct eng *eng, uint64_t tag, uint32_t leaf_bytes, uint32_t inline_bytes, uint64_t history,
+                  uint64_t seed, int round)
 {
     static struct oracle_entry now[KEYS_MAX];
     size_t n = 0;
@@ -117,7 +117,8 @@ static void check(struct eng *eng, uint64_t tag, uint32_t leaf_bytes, uint32_t i
         uint8_t bytes[512];
         size_t size = 0;
         enum eng_tag value_tag;
-        enum eng_status status = eng_get_copy(snapshot, model.entry[k].key, model.entry[k].key_bytes, &value_tag, bytes, 512, &size);
+        enum eng_status status =
+            eng_get_copy(snapshot, model.entry[k].key, model.entry[k].key_bytes, &value_tag, bytes, 512, &size);
         if ((status == ENG_OK) != model.present[k])
             fail("get: presence", history, seed, round);
         if (status == ENG_OK && (size != model.entry[k].value_bytes || memcmp(bytes, model.entry[k].value, size) != 0))
@@ -180,10 +181,16 @@ static void change(struct eng_batch *batch, size_t k, bool present, unsigned big
         fail("batch", 0, 0, 0);
 }
 
-static void open_engine(struct disk *disk, uint32_t leaf_bytes, uint32_t inline_bytes, uint32_t threads, struct eng **eng)
+static void open_engine(struct disk *disk, uint32_t leaf_bytes, uint32_t inline_bytes, uint32_t threads,
+                        struct eng **eng)
 {
-    struct eng_options options = {.disk = disk, .create = true, .leaf_bytes = leaf_bytes, .inline_bytes = inline_bytes,
-                                  .segment_bytes = 64u << 10, .inline_only = true, .threads = threads};
+    struct eng_options options = {.disk = disk,
+                                  .create = true,
+                                  .leaf_bytes = leaf_bytes,
+                                  .inline_bytes = inline_bytes,
+                                  .segment_bytes = 64u << 10,
+                                  .inline_only = true,
+                                  .threads = threads};
     if (eng_open(&options, eng) != ENG_OK)
         fail("open", 0, 0, 0);
 }

@@ -3,10 +3,11 @@
 
 Each case must end with the exit code of the contract (1 the answer is no, 2 wrong use, 3 not able now, 4 damaged) and
 exactly one line on stderr, "pando: WHAT: WHY" or "pandod: WHAT: WHY", that names what it was; afterwards a node that is
-running has the root that it had and still serves reads. The cases: a data directory that is absent, foreign, unreadable,
-damaged or in use; a configuration with an unknown key; sockets that cannot be made; blocks and transactions that are
-malformed, cut off, too large, out of order or fail; bytes on the socket that are no message, a cut or an oversized one,
-and requests that are none; a follower that is pointed at another ledger; a full disk, and space again.
+running has the root that it had and still serves reads. The cases: a data directory that is absent, foreign,
+unreadable, damaged or in use; a configuration with an unknown key; sockets that cannot be made; blocks and
+transactions that are malformed, cut off, too large, out of order or fail; bytes on the socket that are no message, a
+cut or an oversized one, and requests that are none; a follower that is pointed at another ledger; a full disk, and
+space again.
 """
 import contextlib
 import json
@@ -85,7 +86,8 @@ def bad_directories(commands, nodes, stopped, running):
     commands.run("another program's directory", "pandod", "--data", directory / "photos", code=2, words=["photos"])
     commands.run("a file", "pandod", "--data", directory / "file", code=2, words=["file"])
     (directory / "photos" / "pando.conf").write_text("")
-    commands.run("a directory without a genesis", "pandod", "--data", directory / "photos", code=2, words=["genesis.json"])
+    commands.run("a directory without a genesis", "pandod", "--data", directory / "photos", code=2,
+                 words=["genesis.json"])
     commands.run("init in use", "pando", "init", directory / "photos", code=1, words=["photos"])
     commands.run("init of a running node", "pando", "init", running.directory, code=1)
 
@@ -108,7 +110,8 @@ def bad_directories(commands, nodes, stopped, running):
 def unreadable(commands, nodes, stopped):
     """Root reads everything: so as another user, if there is one that can run the programs."""
     try:
-        probe = subprocess.run([str(nodes.programs / "pandod"), "--version"], capture_output=True, user=65534, group=65534)
+        probe = subprocess.run([str(nodes.programs / "pandod"), "--version"], capture_output=True,
+                               user=65534, group=65534)
     except (PermissionError, OSError):
         probe = None
     if not probe or probe.returncode != 0:
@@ -120,7 +123,8 @@ def unreadable(commands, nodes, stopped):
     config.write_text("[node]\ndata = %s\nsocket = ipc://%s/pando.ipc\n[replication]\nlisten = none\n" % (path, path))
     os.chmod(config, 0o644)
     os.chmod(path, 0o700)
-    commands.run("an unreadable directory", "pandod", "--config", config, code=3, words=["closed"], user=65534, group=65534)
+    commands.run("an unreadable directory", "pandod", "--config", config, code=3, words=["closed"], user=65534,
+                 group=65534)
     os.chmod(path, 0o755)
     commands.run("a directory of another user", "pandod", "--config", config, code=3, words=["closed"], user=65534,
                  group=65534)
@@ -164,7 +168,8 @@ def bad_transactions(commands, node):
     put = '{"op":"put","key":"%s","value":"v"}'
     cases = [
         ("an unknown operation", '{"ops":[{"op":"putt","key":"k","value":"v"}]}', "MALFORMED", "putt"),
-        ("an operation that is not here yet", '{"ops":[{"op":"clone","from_key":"a","to_key":"b"}]}', "MALFORMED", "clone"),
+        ("an operation that is not here yet", '{"ops":[{"op":"clone","from_key":"a","to_key":"b"}]}', "MALFORMED",
+         "clone"),
         ("an unknown field", '{"ops":[{"op":"put","key":"k","value":"v","vlaue":"v"}]}', "MALFORMED", "vlaue"),
         ("an unknown field of a transaction", '{"opps":[]}', "MALFORMED", "opps"),
         ("a field missing", '{"ops":[{"op":"put","key":"k"}]}', "MALFORMED", "value"),
@@ -189,7 +194,8 @@ def bad_transactions(commands, node):
         check(answer["code"] == "MALFORMED", "a half line: %s" % answer)
     with unchanged(node, "an expired transaction"):
         line = b'{"expires":1000,"ops":[{"op":"put","key":"k","value":"v"}]}\n'
-        answer = json.loads(commands.run("expired", "pando", "-d", node.directory, "submit", code=1, stdin=line, quiet=True))
+        answer = json.loads(commands.run("expired", "pando", "-d", node.directory, "submit", code=1, stdin=line,
+                                         quiet=True))
         check(answer["code"] == "EXPIRED" and not answer["ok"], "an expired transaction: %s" % answer)
     good = b'{"ops":[{"op":"put","key":"before-half","value":"whole"}]}\n'
     output = commands.run("a half line behind a whole one", "pando", "-d", node.directory, "submit", "-", code=1,
@@ -216,16 +222,18 @@ def bad_blocks(commands, node):
     refused("an over-long key in a block", block(height + 1, "k" * 1025), words=["line 1", "key"])
     refused("a half block", block(height + 1)[:-12], words=["line 1"])
     refused("no block", b"\x00\x01\x02\n", words=["line 1"])
-    failing = (b'{"height":%d,"txs":[{"ops":[{"op":"put","key":"first","value":"v"}]},{"ops":[{"op":"put","key":"second",'
-               b'"value":"v"},{"op":"delete","key":"not there"}]}]}\n' % (height + 1))
-    refused("a transaction that fails", failing, words=["block %d" % (height + 1), "transaction 1", "operation 1", "NOT_FOUND"])
+    failing = (b'{"height":%d,"txs":[{"ops":[{"op":"put","key":"first","value":"v"}]},{"ops":[{"op":"put",'
+               b'"key":"second","value":"v"},{"op":"delete","key":"not there"}]}]}\n' % (height + 1))
+    refused("a transaction that fails", failing,
+            words=["block %d" % (height + 1), "transaction 1", "operation 1", "NOT_FOUND"])
     # A good block, then a cut one: the first stays.
     text = block(height + 1, "imported") + block(height + 2)[:30]
     commands.run("a half block behind a whole one", "pando", "-d", node.directory, "import", "-", code=1, stdin=text,
                  words=["line 2"])
     check(node.status()["height"] == height + 1, "the whole block was not imported")
     with unchanged(node, "no such file"):
-        commands.run("no such file", "pando", "-d", node.directory, "import", "/nowhere/blocks", code=1, words=["/nowhere"])
+        commands.run("no such file", "pando", "-d", node.directory, "import", "/nowhere/blocks", code=1,
+                     words=["/nowhere"])
 
 
 def wrong_use(commands, nodes, node):
@@ -315,10 +323,10 @@ def bad_requests(node, chance):
 def large_requests(node):
     """At the limit of a message, and over the limit of a transaction."""
     wire = model.Wire(node.directory)
-    for operations, codes in (([("put", b"k" * 1025, b"v")], ("TOO_LARGE", "MALFORMED")), ([("put", b"", b"v")], ("MALFORMED",)),
-                              ([], ("MALFORMED",)), ([("put", b"k", bytes((16 << 20) + 1))], ("TOO_LARGE", "MALFORMED"))):
+    for operations, wanted in (([("put", b"k" * 1025, b"v")], "TOO_LARGE"), ([("put", b"", b"v")], "MALFORMED"),
+                               ([], "MALFORMED"), ([("put", b"k", bytes((16 << 20) + 1))], "TOO_LARGE")):
         (code, line), = wire.submit([model.Transaction(operations)])
-        check(code in codes and line and b"\n" not in line, "a transaction too large: %s %s" % (code, line))
+        check(code == wanted and line and b"\n" not in line, "a transaction too large: %s %s" % (code, line))
     cut = model.Transaction([("put", b"key", b"value")])
     whole = cut.encoded
     for size in range(1, len(whole)):
@@ -364,10 +372,11 @@ def wrong_leader(commands, nodes, leader, other):
     with unchanged(follower, "a follower of another ledger"):
         time.sleep(1.5)
         said = [line for line in follower.log.read_text().splitlines() if "another ledger" in line]
-        check(len(said) == 1 and said[0].startswith("pandod: "), "of the other ledger it says %r%s" % (said, follower.log_end()))
+        check(len(said) == 1 and said[0].startswith("pandod: "), "of the other ledger it says %r%s" % (
+            said, follower.log_end()))
         check("another ledger" in json.dumps(follower.status()), "status does not say it: %s" % follower.status())
-        answer = json.loads(commands.run("submit at a follower", "pando", "-d", follower.directory, "submit", "-", code=3,
-                                         stdin=b'{"ops":[{"op":"put","key":"k","value":"v"}]}\n', quiet=True))
+        answer = json.loads(commands.run("submit at a follower", "pando", "-d", follower.directory, "submit", "-",
+                                         code=3, stdin=b'{"ops":[{"op":"put","key":"k","value":"v"}]}\n', quiet=True))
         check(answer["code"] == "NOT_LEADER", "submit at a follower: %s" % answer)
         commands.run("import at a follower", "pando", "-d", follower.directory, "import", "-", code=3,
                      stdin=model.block_line(99, [("put", b"k", b"v")]))
@@ -441,16 +450,20 @@ def full_disk(commands, nodes):
         check(code == "BUSY" and line and "\n" not in line, "a full disk is answered %s: %s" % (code, line))
         large = json.dumps({"ops": [{"op": "put", "key": "large", "value": "v" * FULL_VALUE}]}).encode() + b"\n"
         with unchanged(node, "a full disk"):
-            answer = json.loads(commands.run("submit on a full disk", "pando", "-d", node.directory, "submit", "-", code=3,
-                                             stdin=large, quiet=True))
+            answer = json.loads(commands.run("submit on a full disk", "pando", "-d", node.directory, "submit", "-",
+                                             code=3, stdin=large, quiet=True))
             check(answer["code"] == "BUSY", "submit on a full disk: %s" % answer)
-            block = json.dumps({"height": node.status()["height"] + 1, "ops": json.loads(large)["ops"]}).encode() + b"\n"
-            commands.run("import on a full disk", "pando", "-d", node.directory, "import", "-", code=3, stdin=block)
+            block = {"height": node.status()["height"] + 1, "ops": json.loads(large)["ops"]}
+            commands.run("import on a full disk", "pando", "-d", node.directory, "import", "-", code=3,
+                         stdin=json.dumps(block).encode() + b"\n")
+        restart_on_full_disk(node)
         ballast.unlink()
+        if not node.process:
+            node.start()
         deadline = time.monotonic() + 30
         while True:
-            output = subprocess.run([str(nodes.programs / "pando"), "-d", str(node.directory), "submit", "-"], input=large,
-                                    capture_output=True, timeout=60)
+            command = [str(nodes.programs / "pando"), "-d", str(node.directory), "submit", "-"]
+            output = subprocess.run(command, input=large, capture_output=True, timeout=60)
             if output.returncode == 0:
                 break
             check(time.monotonic() < deadline, "space is there again, but submits are not taken: %s%s" % (
@@ -470,8 +483,27 @@ def full_disk(commands, nodes):
         wire.close()
         node.stop()
         node.pando("check", node.directory)
-        print("full disk: %d MiB were acknowledged, then %s (%s); all of it is there, and with space again it goes on" % (
+        print("full disk: %d MiB were acknowledged, then %s (%s); all of it is there, with space again it goes on" % (
             len(values), code, line))
+
+
+def restart_on_full_disk(node):
+    """It ends well though a transaction may wait for space; it starts again, or says in one line why it cannot yet."""
+    node.stop()
+    node.log.write_text("")
+    command = [str(node.nodes.programs / "pandod"), "--data", str(node.directory)]
+    with open(node.log, "ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    deadline = time.monotonic() + FULL_SECONDS
+    while process.poll() is None and "ready: " not in node.log.read_text():
+        check(time.monotonic() < deadline, "pandod neither starts nor ends on a full disk" + node.log_end())
+        time.sleep(0.05)
+    if process.poll() is None:
+        node.process = process
+        return
+    said = node.log.read_text()
+    check(process.returncode == 3 and said.count("\n") == 1 and said.startswith("pandod: ") and "space" in said,
+          "a start on a full disk: exit code %d, %r" % (process.returncode, said))
 
 
 def check_values(wire, values, what):
@@ -499,7 +531,8 @@ def main():
         messages = bad_messages(node)
         node.stop()
         full_disk(commands, nodes)
-        print("%d commands and %d messages were refused, each with one line, and nothing changed" % (commands.cases, messages))
+        print("%d commands and %d messages were refused, each with one line, and nothing changed" % (
+            commands.cases, messages))
 
 
 if __name__ == "__main__":

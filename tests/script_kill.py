@@ -46,7 +46,8 @@ def operations_of(height):
         elif kind == 1:
             operation = ("unset", b"value/%04d" % chance.randrange(2000))
         else:
-            operation = ("put", b"value/%04d" % chance.randrange(2000), chance.randbytes(chance.choice((0, 8, 70, 300))))
+            size = chance.choice((0, 8, 70, 300))
+            operation = ("put", b"value/%04d" % chance.randrange(2000), chance.randbytes(size))
         both[i % 2].append(operation)
     return both
 
@@ -353,7 +354,9 @@ def follower_rounds(nodes, chance):
 
 
 def main():
-    seed = int(sys.argv[sys.argv.index("--seed") + 1]) if "--seed" in sys.argv else random.SystemRandom().getrandbits(32)
+    seed = random.SystemRandom().getrandbits(32)
+    if "--seed" in sys.argv:
+        seed = int(sys.argv[sys.argv.index("--seed") + 1])
     print("seed %d" % seed)
     with Nodes(sys.argv[1]) as nodes:
         leader_rounds(nodes, random.Random(seed))

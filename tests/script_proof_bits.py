@@ -106,7 +106,8 @@ def change_length(nodes, verifier, proof, *options):
 def wrong_use(verifier, path, key, root):
     for what, arguments in (("nothing to check against", [path]), ("no file", ["--root", root]),
                             ("two files", [path, path, "--root", root]), ("an unknown option", [path, "--rot", root]),
-                            ("an option without its value", [path, "--root"]), ("a short root", [path, "--root", root[1:]]),
+                            ("an option without its value", [path, "--root"]),
+                            ("a short root", [path, "--root", root[1:]]),
                             ("a root that is no hex", [path, "--root", "z" * 64]),
                             ("a long key", [path, "--node-key", key + "00"])):
         verifier.refuses(what, *arguments, code=2)
@@ -143,7 +144,8 @@ def main():
             for options in (["--node-key", key], ["--root", root], ["--genesis", genesis],
                             ["--node-key", other_public, "--node-key", key, "--root", root, "--genesis", genesis]):
                 done = verifier.run(path, *options)
-                check(done.returncode == 0, "%s with %s: exit code %d: %s" % (name, options, done.returncode, done.stderr))
+                check(done.returncode == 0, "%s with %s: exit code %d: %s" % (
+                    name, options, done.returncode, done.stderr))
                 check_words(done.stdout, keys[name])
             for wrong in (new_root, old_root):
                 verifier.refuses(name + " against another root", path, "--root", wrong)

@@ -57,11 +57,11 @@ static inline bool shape_light(const struct oracle_entry *e, size_t n, uint32_t 
     return n == 1 || weight <= leaf_bytes;
 }
 
-static inline void shape_rule(struct shape_stream *s, const struct oracle_entry *e, size_t n, size_t depth, uint32_t leaf_bytes,
-                              uint32_t inline_bytes);
+static inline void shape_rule(struct shape_stream *s, const struct oracle_entry *e, size_t n, size_t depth,
+                              uint32_t leaf_bytes, uint32_t inline_bytes);
 
-static inline void shape_range(struct shape_stream *s, const struct oracle_entry *e, size_t n, size_t at, unsigned start,
-                               unsigned log2, uint32_t leaf_bytes, uint32_t inline_bytes)
+static inline void shape_range(struct shape_stream *s, const struct oracle_entry *e, size_t n, size_t at,
+                               unsigned start, unsigned log2, uint32_t leaf_bytes, uint32_t inline_bytes)
 {
     if (n == 0)
         return;
@@ -77,8 +77,8 @@ static inline void shape_range(struct shape_stream *s, const struct oracle_entry
     shape_range(s, e + left, n - left, at, start + (1u << (log2 - 1)), log2 - 1, leaf_bytes, inline_bytes);
 }
 
-static inline void shape_rule(struct shape_stream *s, const struct oracle_entry *e, size_t n, size_t depth, uint32_t leaf_bytes,
-                              uint32_t inline_bytes)
+static inline void shape_rule(struct shape_stream *s, const struct oracle_entry *e, size_t n, size_t depth,
+                              uint32_t leaf_bytes, uint32_t inline_bytes)
 {
     size_t common = shape_common(e, n);
     bool leaf = shape_light(e, n, leaf_bytes, inline_bytes);
@@ -116,7 +116,8 @@ static inline void shape_tree(struct shape_stream *s, struct store *store, uint3
             enum eng_status status = tree_value_read(store, &stored, &value, NULL);
             assert(status == ENG_OK);
             (void)status;
-            shape_token(s, 'E', leaf->depth + leaf->prefix_bytes + e.suffix_bytes, FORM_TAG(e.form), FORM_BYTES(e.form));
+            shape_token(s, 'E', leaf->depth + leaf->prefix_bytes + e.suffix_bytes, FORM_TAG(e.form),
+                        FORM_BYTES(e.form));
             shape_put(s, e.suffix, e.suffix_bytes);
             shape_put(s, value.bytes, value.size);
         }

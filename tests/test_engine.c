@@ -346,8 +346,8 @@ START_TEST(a_killed_process_loses_nothing_durable)
 {
     char dir[] = "/tmp/pando-engine-XXXXXX";
     ck_assert_ptr_nonnull(mkdtemp(dir));
-    struct eng_options options = {.path = dir, .create = true, .durability = ENG_DURABLE_FSYNC, .threads = 1,
-                                  .checkpoint_log_bytes = 20000};
+    struct eng_options options = {
+        .path = dir, .create = true, .durability = ENG_DURABLE_FSYNC, .threads = 1, .checkpoint_log_bytes = 20000};
     int pipes[2];
     ck_assert_int_eq(pipe(pipes), 0);
     pid_t child = fork();

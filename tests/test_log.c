@@ -61,7 +61,7 @@ static void record_bytes(unsigned i, uint8_t *bytes)
 
 static uint64_t append(unsigned i)
 {
-    uint8_t bytes[700];
+    uint8_t bytes[700] = {0};
     uint64_t offset, end;
     record_bytes(i, bytes);
     ok(log_append(writing, LOG_USER + i % 100, bytes, record_length(i), 0, &offset, &end));

@@ -408,7 +408,8 @@ START_TEST(compact_leaves_open_generation)
     commit(2, old[0]);
     MODEL_OK(store_drop(store, 0, 1));
     struct object *objects[32], *before = store_object(store, old[2]);
-    MODEL_OK(store_checkpoint(store, NULL, 0, true)); /* the places of the freed ones are not used again before the next */
+    MODEL_OK(
+        store_checkpoint(store, NULL, 0, true)); /* the places of the freed ones are not used again before the next */
     (void)begin(0);
     for (uint32_t i = 0; i < 32; i++) {
         ids[i] = alloc(3000, 100 + i); /* five to a segment, with room left over */

@@ -50,8 +50,8 @@ struct header {
     uint8_t signature[64];
 };
 
-/* True if these bytes may stand as a note: UTF-8, at most HEADER_NOTE_MAX bytes. Encoding asserts it; check what comes from
- * outside. */
+/* True if these bytes may stand as a note: UTF-8, at most HEADER_NOTE_MAX bytes. Encoding asserts it; check what comes
+ * from outside. */
 bool header_note_valid(const char *note, size_t note_bytes);
 /* Writes at most HEADER_BYTES_MAX bytes; returns how many. */
 size_t header_encode(const struct header *header, uint8_t bytes[HEADER_BYTES_MAX]);

@@ -57,7 +57,8 @@ struct replication_ledger {
 
 struct source;
 /* Listens on url (nng) and serves. ENG_IO with the reason (address in use, no permission). */
-ENG_MUST_CHECK enum eng_status source_open(const struct replication_ledger *ledger, const char *url, struct source **source);
+ENG_MUST_CHECK enum eng_status source_open(const struct replication_ledger *ledger, const char *url,
+                                           struct source **source);
 void source_close(struct source **source);
 struct source_follower {
     uint8_t node_key[32];
@@ -71,12 +72,12 @@ struct follower;
 enum follower_state { FOLLOWER_CONNECTING, FOLLOWER_CATCHING_UP, FOLLOWER_LIVE, FOLLOWER_FAILED };
 struct follower_status {
     enum follower_state state;
-    uint64_t source_height;  /* as last told */
+    uint64_t source_height; /* as last told */
     char address[256];
-    char error[512];         /* last error line, "" if none */
+    char error[512]; /* last error line, "" if none */
 };
-ENG_MUST_CHECK enum eng_status follower_open(const struct replication_ledger *ledger, const char *const urls[], size_t count,
-                                             struct follower **follower);
+ENG_MUST_CHECK enum eng_status follower_open(const struct replication_ledger *ledger, const char *const urls[],
+                                             size_t count, struct follower **follower);
 void follower_status(struct follower *follower, struct follower_status *status);
 void follower_close(struct follower **follower); /* finishes the block at hand */
 

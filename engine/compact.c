@@ -3,10 +3,11 @@
  *
  * It picks the sealed segment that promises most: little live, and old enough that what still lives there will go on
  * living (the cost-benefit rule of log-structured file systems: (1 - live) * age / (1 + live), Rosenblum and Ousterhout
- * 1992; the plain smallest live part moved what was about to die, twice the bytes the merge wrote). It walks its objects from the front (a header tells the size,
- * so the next one follows), and moves those that are still live: copy to its own open segment, then one
- * compare-and-swap of the control word. Nobody waits: a reader that loaded the old word goes on reading the old bytes,
- * which its epoch protects; a free that came first makes the compare-and-swap fail, and the copy is forgotten.
+ * 1992; the plain smallest live part moved what was about to die, twice the bytes the merge wrote). It walks its
+ * objects from the front (a header tells the size, so the next one follows), and moves those that are still live: copy
+ * to its own open segment, then one compare-and-swap of the control word. Nobody waits: a reader that loaded the old
+ * word goes on reading the old bytes, which its epoch protects; a free that came first makes the compare-and-swap fail,
+ * and the copy is forgotten.
  *
  * An object is live here if its control word points here; that is all the compactor needs to know. It leaves alone
  * segments that hold objects of an open generation (newest > closed), because the merge modifies those in place.
@@ -28,9 +29,9 @@
 
 #include "store_internal.h"
 
-#define WORTH_MOVING 0.9   /* fuller segments are left alone */
-#define PATIENCE_MS 30000  /* of store_compact, with an open generation or a checkpoint computing checksums */
-#define AGE_MAX 1000000u   /* generations */
+#define WORTH_MOVING 0.9  /* fuller segments are left alone */
+#define PATIENCE_MS 30000 /* of store_compact, with an open generation or a checkpoint computing checksums */
+#define AGE_MAX 1000000u  /* generations */
 
 /* Live and filled units of all sealed segments that could be compacted, and the one with the smallest live part. */
 struct survey {
@@ -214,8 +215,7 @@ enum eng_status compact_batch(struct store *store, uint32_t live_percent, uint64
     const struct segment *victim = *more ? &store->segments.table[compactor->victim] : NULL;
     /* A generation that was open at the retirement may still take slots (a captured segment has none).
      * acquire: partner of the release in generation_close */
-    if (victim && !victim->captured &&
-        atomic_load_explicit(&store->closed, memory_order_acquire) < victim->retired) {
+    if (victim && !victim->captured && atomic_load_explicit(&store->closed, memory_order_acquire) < victim->retired) {
         status = ENG_BUSY;
     } else if (victim) {
         /* acquire: partner of the release in generation_close */

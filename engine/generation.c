@@ -340,6 +340,9 @@ enum eng_status store_commit(struct store *store, uint64_t tag, uint32_t root, c
     version.seen.root = root;
     version.seen.summary = *summary;
     version_append(store, store->open_lineage, &version);
+    store->slot_arenas = 1; /* a merge that was not split leaves the others idle, and slots with them unused */
+    for (uint32_t i = 1; i < store->arenas_count; i++)
+        store->slot_arenas += store->arenas[i].taken != 0;
     generation_keep(store);
     /* The version stands whatever comes of the frees that were put off: they stay due, and store_drop reports why. */
     enum eng_status released = versions_release(store);

@@ -79,61 +79,83 @@ struct node *merge_read(struct merger *m, uint32_t id)
     return node;
 }
 
-#define AHEAD_CONTROL 24u /* operations ahead: the leaf's control word is asked for */
-#define AHEAD_LEAF 12u    /* the leaf is */
-#define AHEAD_LINES 22u   /* of 64 bytes: most of a leaf */
+/*
+ * Looking ahead. Operations some places behind the one at hand are walked down the tree in stages, so that no step
+ * waits for memory: two levels down (those nodes are in the cache) and the next control word is asked for; then that
+ * node's lines; then its branch, the digest records beside it, and the next control word; and so on, until a leaf's
+ * lines.
+ */
+#define AHEAD_STEP 8u  /* operations between two stages */
+#define LEAF_LINES 22u /* of 64 bytes: most of a leaf */
+#define INNER_LINES 4u
+_Static_assert(AHEAD_STAGES *AHEAD_STEP < AHEAD_RING, "no operation meets another's place in the ring");
 
-/* The leaf an operation will go to, as far as inner nodes in the cache tell; the records near its branch come along. */
-static uint32_t leaf_ahead(struct merger *m, const operation *op)
+void merge_ahead_begin(struct merger *m, uint32_t root, size_t from, size_t end)
 {
-    uint32_t id = m->root;
-    for (int level = 0; id && level < 8; level++) {
-        if (store_type(m->store, id) == OBJECT_LEAF)
-            return id;
-        const struct inner *inner = (const struct inner *)store_object(m->store, id);
-        if (!inner)
-            return 0; /* damaged: the merge itself will say so */
-        unsigned at = inner_child_depth(inner);
-        int branch = op->key_bytes > at ? inner_branch(inner, op->key[at]) : -1;
-        if (branch < 0)
-            return 0;
-        const struct digest_cache *cache = cache_of(m->caches, id);
-        if (cache && branch > 0) {
-            __builtin_prefetch(&cache->record[2 * branch - 1], 1);
-            __builtin_prefetch(&cache->record[2 * branch], 1);
-            __builtin_prefetch(&cache->record[2 * branch + 1], 1);
-            __builtin_prefetch(&cache->weight[branch], 1);
-        }
-        id = inner_child(inner)[branch];
-        store_prefetch_control(m->store, id);
-        if (level) /* below the second level control words are seldom in the cache: look again later */
-            return id;
+    m->root = root;
+    m->ahead_end = end;
+    for (unsigned stage = 0; stage < AHEAD_STAGES; stage++)
+        m->ahead[stage] = from;
+}
+
+/* From an inner node to the child an operation goes to; 0: none. */
+static uint32_t ahead_child(struct merger *m, uint32_t id, const operation *op)
+{
+    const struct inner *inner = (const struct inner *)store_object(m->store, id);
+    unsigned at = inner ? inner_child_depth(inner) : ENG_KEY_BYTES_MAX; /* damaged: the merge itself will say so */
+    int branch = op->key_bytes > at ? inner_branch(inner, op->key[at]) : -1;
+    if (branch < 0)
+        return 0;
+    const struct digest_cache *cache = cache_of(m->caches, id);
+    if (cache) {
+        const struct eng_summary *record = &cache->record[2 * branch];
+        __builtin_prefetch(record, 1);
+        __builtin_prefetch(record + 1, 1);
+        if (branch)
+            __builtin_prefetch(record - 1, 1);
+        __builtin_prefetch((const uint8_t *)(cache->record + 2u * inner->branches) + 8 * branch, 1);
     }
-    return 0;
+    uint32_t child = inner_child(inner)[branch];
+    store_prefetch_control(m->store, child);
+    return child;
+}
+
+static uint32_t ahead_stage(struct merger *m, unsigned stage, uint32_t id, const operation *op)
+{
+    if (stage % 2) { /* the node's lines */
+        const uint8_t *node = (const uint8_t *)store_object(m->store, id);
+        bool leaf = store_type(m->store, id) != OBJECT_INNER;
+        for (unsigned line = 0; node && line < (leaf ? LEAF_LINES : INNER_LINES); line++)
+            __builtin_prefetch(node + 64u * line);
+        const struct digest_cache *cache = leaf ? NULL : cache_of(m->caches, id);
+        __builtin_prefetch(cache);
+        return leaf ? 0 : id;
+    }
+    id = ahead_child(m, id, op);
+    if (stage == 0 && id && store_type(m->store, id) == OBJECT_INNER)
+        id = ahead_child(m, id, op); /* the second level is in the cache too */
+    return id;
 }
 
 void merge_look_ahead(struct merger *m, size_t done)
 {
-    if (m->ahead < done)
-        m->ahead = done;
-    if (m->fetched < done)
-        m->fetched = done;
-    size_t until = done + AHEAD_CONTROL < m->ahead_end ? done + AHEAD_CONTROL : m->ahead_end;
-    for (; m->ahead < until; m->ahead++)
-        m->ahead_leaf[m->ahead % 32] = leaf_ahead(m, &m->ops[m->ahead]);
-    until = done + AHEAD_LEAF < m->ahead ? done + AHEAD_LEAF : m->ahead;
-    for (; m->fetched < until; m->fetched++) {
-        uint32_t id = m->ahead_leaf[m->fetched % 32];
-        for (int level = 0; id && level < 8 && store_type(m->store, id) == OBJECT_INNER; level++) {
-            const operation *op = &m->ops[m->fetched];
-            const struct inner *inner = (const struct inner *)store_object(m->store, id);
-            unsigned at = inner ? inner_child_depth(inner) : ENG_KEY_BYTES_MAX;
-            int branch = op->key_bytes > at ? inner_branch(inner, op->key[at]) : -1;
-            id = branch < 0 ? 0 : inner_child(inner)[branch];
+    if (!m->root || store_type(m->store, m->root) != OBJECT_INNER)
+        return;
+    for (unsigned stage = 0; stage < AHEAD_STAGES; stage++) {
+        size_t *at = &m->ahead[stage], until = done + (AHEAD_STAGES - stage) * AHEAD_STEP;
+        if (*at < done) /* overtaken by a large group; so all stages stay within the ring */
+            *at = done;
+        if (until > m->ahead_end)
+            until = m->ahead_end;
+        if (stage && until > m->ahead[stage - 1])
+            until = m->ahead[stage - 1];
+        for (; *at < until; ++*at) {
+            uint32_t *id = &m->ahead_id[*at % AHEAD_RING];
+            if (stage == 0)
+                *id = m->root;
+            if (*id)
+                *id = ahead_stage(m, stage, *id, &m->ops[*at]);
         }
-        const uint8_t *node = id ? (const uint8_t *)store_object(m->store, id) : NULL;
-        for (unsigned line = 0; node && line < AHEAD_LINES; line++)
-            __builtin_prefetch(node + 64u * line);
     }
 }
 
@@ -204,8 +226,8 @@ struct set pending_operations(struct merger *m, size_t lo, size_t hi)
             e->form = FORM_MAKE(op->tag, 0, 32 + op->value_bytes);
         } else {
             uint32_t id;
-            struct value_object *value = (struct value_object *)store_alloc(
-                m->arena, OBJECT_VALUE, sizeof *value + op->value_bytes, &id);
+            struct value_object *value =
+                (struct value_object *)store_alloc(m->arena, OBJECT_VALUE, sizeof *value + op->value_bytes, &id);
             if (!value)
                 merge_fail(m, arena_status(m->arena));
             value->size = op->value_bytes;
@@ -246,9 +268,7 @@ enum eng_status merge_tree(struct merger *m, uint32_t root, const operation *ops
         return m->status;
     }
     m->ops = ops;
-    m->root = root;
-    m->ahead = m->fetched = 0;
-    m->ahead_end = count;
+    merge_ahead_begin(m, root, 0, count);
     struct set set;
     if (count) {
         set = merge_node(m, root, 0, 0, count);

@@ -1,11 +1,11 @@
 /*
  * The merge: a sorted write set into a tree, one new version of every touched node, digests bottom-up.
  *
- * The recursion turns (node, operations below it) into a `set`: nothing, one finished node, or a pending list of entries
- * that its caller will place; only the caller knows whether a light set stays a leaf of its own or joins its neighbours.
- * Shape is decided by the rule of DESIGN 3.3 alone (merge_cut.c); the common case, in which no branch appears, vanishes,
- * or crosses the leaf weight, copies the node and changes child ids in place (merge_inner.c), and an update that keeps
- * all sizes copies the leaf and patches it (merge_leaf.c).
+ * The recursion turns (node, operations below it) into a `set`: nothing, one finished node, or a pending list of
+ * entries that its caller will place; only the caller knows whether a light set stays a leaf of its own or joins its
+ * neighbours. Shape is decided by the rule of DESIGN 3.3 alone (merge_cut.c); the common case, in which no branch
+ * appears, vanishes, or crosses the leaf weight, copies the node and changes child ids in place (merge_inner.c), and an
+ * update that keeps all sizes copies the leaf and patches it (merge_leaf.c).
  *
  * Work is split over threads at the topmost node where the operations fall into several branches (merge_split.c): each
  * thread has a merger of its own (arena, digest queue, scratch, path), results meet in the common parent.
@@ -35,16 +35,16 @@ struct entry {
     uint16_t key_bytes;
     uint16_t form;
     uint8_t hash;
-    bool dirty;            /* new, changed, or next to something that went */
+    bool dirty; /* new, changed, or next to something that went */
 };
 
 enum set_kind { SET_EMPTY, SET_NODE, SET_PENDING };
 
 struct set {
     enum set_kind kind;
-    uint32_t id;           /* SET_NODE: hangs at the depth that was asked for */
-    bool leaf;             /* SET_NODE: it is a leaf */
-    struct entry *entries; /* SET_PENDING */
+    uint32_t id;            /* SET_NODE: hangs at the depth that was asked for */
+    bool leaf;              /* SET_NODE: it is a leaf */
+    struct entry *entries;  /* SET_PENDING */
     uint64_t count, weight; /* weight as in struct node */
 };
 
@@ -65,21 +65,24 @@ struct branch {
 
 struct merge_pool;
 
+#define AHEAD_STAGES 6u
+#define AHEAD_RING 64u
+
 struct merger {
     struct store *store;
     struct arena *arena;
     struct cache_table *caches;
-    struct merge_pool *pool;       /* NULL in helpers and stores with one thread */
+    struct merge_pool *pool; /* NULL in helpers and stores with one thread */
     uint32_t leaf_bytes, inline_bytes;
     const operation *ops;
     uint32_t root;                 /* of the tree that is merged into */
-    size_t ahead, ahead_end;       /* operations whose leaf was looked for; end of this thread's part */
-    size_t fetched;                /* operations whose leaf was prefetched */
-    uint32_t ahead_leaf[32];       /* ids of leaves in between, by operation modulo 32; 0: none */
+    size_t ahead[AHEAD_STAGES];    /* operations that have passed each stage of looking ahead */
+    size_t ahead_end;              /* end of this thread's part */
+    uint32_t ahead_id[AHEAD_RING]; /* the node each has come to, by operation modulo the size; 0: done */
     struct digest_queue queue;
     struct bump scratch;
-    struct digest_cache *dropped;  /* freed when the merge is over */
-    uint32_t *touched;             /* ids whose cache was changed; forgotten if the merge is undone */
+    struct digest_cache *dropped; /* freed when the merge is over */
+    uint32_t *touched;            /* ids whose cache was changed; forgotten if the merge is undone */
     uint32_t touched_count, touched_capacity;
     enum eng_status status;
     char error[256];
@@ -114,7 +117,8 @@ struct set leaf_extract(struct merger *m, struct leaf *leaf);
 /* A node for a set that is to hang at depth: light sets become a leaf, heavy ones a subtree. */
 uint32_t build_leaf(struct merger *m, const struct entry *entries, size_t count, unsigned depth);
 uint32_t build_set(struct merger *m, const struct entry *entries, size_t count, unsigned depth);
-/* An inner node from its pieces; head: the key bytes above it and its prefix; old: where untouched digests come from. */
+/* An inner node from its pieces; head: the key bytes above it and its prefix; old: where untouched digests come from.
+ */
 struct set finish_items(struct merger *m, unsigned depth, unsigned child_depth, const uint8_t *head, struct item *items,
                         size_t count, const struct digest_cache *old);
 /* Cuts items into branches (merge_cut.c). */
@@ -129,8 +133,9 @@ struct digest_cache *inner_cache(struct merger *m, struct inner *inner, bool *fr
 void inner_digest(struct merger *m, struct inner *inner, struct digest_cache *cache, const uint64_t dirty[DIRTY_WORDS],
                   const struct eng_summary *const fresh[]);
 
-/* Prefetches the leaves of the operations some places behind done. */
+/* Brings the nodes of the operations some places behind done on their way into the cache. */
 void merge_look_ahead(struct merger *m, size_t done);
+void merge_ahead_begin(struct merger *m, uint32_t root, size_t from, size_t end);
 struct node *merge_read(struct merger *m, uint32_t id);
 void merge_kill(struct merger *m, const struct object *object);
 void cache_drop(struct merger *m, uint32_t id);

@@ -1,10 +1,10 @@
 /*
  * The shape of the tree (DESIGN 3.3), decided from contents alone.
  *
- * A set of entries is light if it has one entry or weighs at most leaf_bytes after its longest common prefix. Light sets
- * are leaves. A heavy set is an inner node: prefix, own entry, and the next byte's range [0, 256) cut in half until each
- * piece is light or one byte value. Adding an entry never makes a set lighter, so whether a piece is a leaf can be
- * decided from its count, weight and common prefix, without knowing how it came to be.
+ * A set of entries is light if it has one entry or weighs at most leaf_bytes after its longest common prefix. Light
+ * sets are leaves. A heavy set is an inner node: prefix, own entry, and the next byte's range [0, 256) cut in half
+ * until each piece is light or one byte value. Adding an entry never makes a set lighter, so whether a piece is a leaf
+ * can be decided from its count, weight and common prefix, without knowing how it came to be.
  */
 #include "merge.h"
 
@@ -41,7 +41,9 @@ struct cutter {
 static struct item pending_slice(const struct entry *entries, size_t count, unsigned at, int16_t old)
 {
     struct item item = {.set = {.kind = SET_PENDING, .entries = (struct entry *)(uintptr_t)entries, .count = count},
-                        .start = entries[0].key[at], .old = old, .dirty = true};
+                        .start = entries[0].key[at],
+                        .old = old,
+                        .dirty = true};
     for (size_t i = 0; i < count; i++)
         item.set.weight += entry_weight(&entries[i]);
     return item;
@@ -69,8 +71,8 @@ static void cut(struct cutter *c, struct item *items, size_t count, unsigned sta
     struct merger *m = c->m;
     if (range_is_light(c, items, count)) {
         struct branch *out = &c->out[c->count++];
-        *out = (struct branch){.start = (uint8_t)start, .log2 = (uint8_t)log2, .old = count == 1 ? items->old : -1,
-                               .dirty = true};
+        *out = (struct branch){
+            .start = (uint8_t)start, .log2 = (uint8_t)log2, .old = count == 1 ? items->old : -1, .dirty = true};
         if (count == 1 && items->set.kind == SET_NODE) {
             out->id = items->set.id;
             out->dirty = items->dirty;
@@ -234,8 +236,11 @@ uint32_t build_set(struct merger *m, const struct entry *entries, size_t count, 
     bool own = entries[0].key_bytes == common;
     struct entry *list = (struct entry *)(uintptr_t)entries;
     if (own)
-        items[n++] = (struct item){.set = {.kind = SET_PENDING, .entries = list, .count = 1, .weight = entry_weight(list)},
-                                   .log2 = INNER_OWN_LOG2, .old = -1, .dirty = true};
+        items[n++] =
+            (struct item){.set = {.kind = SET_PENDING, .entries = list, .count = 1, .weight = entry_weight(list)},
+                          .log2 = INNER_OWN_LOG2,
+                          .old = -1,
+                          .dirty = true};
     items[n++] = pending_slice(list + own, count - own, (unsigned)common, -1);
     struct branch *branches = merge_scratch(m, INNER_BRANCHES_MAX * sizeof *branches);
     size_t cuts = cut_items(m, items, n, (unsigned)common, branches);

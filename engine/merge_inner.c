@@ -143,7 +143,9 @@ static struct inner *inner_alloc(struct merger *m, size_t bytes, uint32_t *id)
 
 struct set inner_rehang(struct merger *m, struct inner *inner, unsigned depth)
 {
-    struct set set = {.kind = SET_NODE, .id = inner->node.object.id, .count = inner->node.summary.count,
+    struct set set = {.kind = SET_NODE,
+                      .id = inner->node.object.id,
+                      .count = inner->node.summary.count,
                       .weight = inner->node.weight};
     if (inner->depth == depth)
         return set;
@@ -190,9 +192,8 @@ static struct set replace_children(struct merger *m, struct inner *inner, struct
         if (group->branch < 0 || (group->set.kind == SET_NODE && group->set.id == group->child))
             continue;
         unsigned b = (unsigned)group->branch;
-        uint32_t child = group->set.kind == SET_NODE
-                             ? group->set.id
-                             : build_leaf(m, group->set.entries, group->set.count, child_depth);
+        uint32_t child = group->set.kind == SET_NODE ? group->set.id
+                                                     : build_leaf(m, group->set.entries, group->set.count, child_depth);
         inner_child(copy)[b] = child;
         mark(dirty, b);
         fresh[b] = &merge_read(m, child)->summary;
@@ -249,7 +250,8 @@ static bool shape_changes(struct merger *m, const struct inner *inner, struct di
             changes = true;
             continue;
         }
-        if (set->kind == SET_PENDING && !set_is_light(m, set->count, set->weight, entries_common(set->entries, set->count)))
+        if (set->kind == SET_PENDING &&
+            !set_is_light(m, set->count, set->weight, entries_common(set->entries, set->count)))
             changes = true;
         if (set->weight - set->count * child_depth < had_weight - had_count * child_depth) {
             mark(lost, b);
@@ -293,8 +295,11 @@ static struct set recut(struct merger *m, struct inner *inner, struct digest_cac
             if (set->kind != SET_PENDING)
                 continue;
             bool own = set->entries[0].key_bytes == child_depth;
-            items[n++] = (struct item){.set = *set, .start = own ? 0 : set->entries[0].key[child_depth],
-                                       .log2 = own ? INNER_OWN_LOG2 : 0, .old = -1, .dirty = true};
+            items[n++] = (struct item){.set = *set,
+                                       .start = own ? 0 : set->entries[0].key[child_depth],
+                                       .log2 = own ? INNER_OWN_LOG2 : 0,
+                                       .old = -1,
+                                       .dirty = true};
         }
         if (b == inner->branches)
             break;
@@ -307,8 +312,8 @@ static struct set recut(struct merger *m, struct inner *inner, struct digest_cac
             if (item.set.kind == SET_EMPTY)
                 continue;
         } else {
-            item.set = (struct set){.kind = SET_NODE, .id = child, .count = cache->record[2 * b].count,
-                                    .weight = cache->weight[b]};
+            item.set = (struct set){
+                .kind = SET_NODE, .id = child, .count = cache->record[2 * b].count, .weight = cache->weight[b]};
         }
         if (item.set.kind == SET_NODE)
             item.set.leaf = store_type(m->store, item.set.id) == OBJECT_LEAF;
@@ -340,12 +345,16 @@ static void add_pending(struct merger *m, struct item *items, size_t *n, size_t 
     if (set.kind == SET_EMPTY)
         return;
     bool own = set.entries[0].key_bytes == at;
-    items[(*n)++] = (struct item){.set = set, .start = own ? 0 : set.entries[0].key[at], .log2 = own ? INNER_OWN_LOG2 : 0,
-                                  .old = -1, .dirty = true};
+    items[(*n)++] = (struct item){.set = set,
+                                  .start = own ? 0 : set.entries[0].key[at],
+                                  .log2 = own ? INNER_OWN_LOG2 : 0,
+                                  .old = -1,
+                                  .dirty = true};
 }
 
 /* Keys were put that leave the prefix at key byte part: a new node there, the old one below it. */
-static struct set part_prefix(struct merger *m, struct inner *inner, unsigned depth, unsigned part, size_t lo, size_t hi)
+static struct set part_prefix(struct merger *m, struct inner *inner, unsigned depth, unsigned part, size_t lo,
+                              size_t hi)
 {
     struct item items[4];
     size_t n = 0, at = lo;
@@ -371,7 +380,8 @@ static struct set part_prefix(struct merger *m, struct inner *inner, unsigned de
 
 /* Trims operations that leave the prefix: removes have nothing to remove; *part is the first byte at which a put leaves
  * it, or child_depth. Operations that match are contiguous. */
-static void match_prefix(const struct merger *m, unsigned depth, unsigned child_depth, size_t *lo, size_t *hi, unsigned *part)
+static void match_prefix(const struct merger *m, unsigned depth, unsigned child_depth, size_t *lo, size_t *hi,
+                         unsigned *part)
 {
     *part = child_depth;
     if (shared_bytes(m, &m->ops[*lo], depth, child_depth) == child_depth &&
@@ -402,7 +412,8 @@ static void match_prefix(const struct merger *m, unsigned depth, unsigned child_
 /* ---- the whole ---- */
 
 /* Operations by branch. */
-static size_t group_operations(struct merger *m, const struct inner *inner, size_t lo, size_t hi, struct merge_group *groups)
+static size_t group_operations(struct merger *m, const struct inner *inner, size_t lo, size_t hi,
+                               struct merge_group *groups)
 {
     unsigned at = inner_child_depth(inner);
     const uint8_t *start = inner_start(inner), *log2 = inner_log2(inner);
@@ -469,6 +480,8 @@ struct set merge_inner(struct merger *m, struct inner *inner, unsigned depth, si
             cache_drop(m, inner->node.object.id); /* its digests were not asked for */
         return inner_rehang(m, inner, depth);
     }
+    /* changed in place from here on: an undone merge must forget it, wherever it stops */
+    cache_move(m, inner->node.object.id, inner->node.object.id);
     if (shape_changes(m, inner, cache, groups, count))
         return recut(m, inner, cache, depth, groups, count, fresh_cache);
     return replace_children(m, inner, cache, depth, groups, count, fresh_cache);

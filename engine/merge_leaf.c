@@ -5,8 +5,9 @@
  * frequent changes, copy the leaf's entries as one piece (leaf_update, leaf_insert). Everything else lists the entries,
  * old and new, with whole keys, and lets the caller build.
  *
- * Digests: cache[g] of an old leaf is still right in the new one if the same entries lie around the gap g. An entry that
- * is new, changed, or lost a neighbour is dirty; a logical node over clean entries only has exactly the entries it had.
+ * Digests: cache[g] of an old leaf is still right in the new one if the same entries lie around the gap g. An entry
+ * that is new, changed, or lost a neighbour is dirty; a logical node over clean entries only has exactly the entries it
+ * had.
  */
 #include "merge.h"
 
@@ -178,13 +179,14 @@ struct set leaf_extract(struct merger *m, struct leaf *leaf)
 /* Operations that keep the leaf a leaf and its prefix: updates of the same size, and inserts. */
 struct patch {
     unsigned count, inserts;
-    uint16_t at[PATCH_MAX];   /* entry that is updated, or before which the key goes */
+    uint16_t at[PATCH_MAX]; /* entry that is updated, or before which the key goes */
     bool insert[PATCH_MAX];
-    uint32_t more_bytes;      /* of entries */
+    uint32_t more_bytes; /* of entries */
     uint64_t more_weight;
 };
 
-static bool patch_plan(const struct merger *m, const struct leaf *leaf, unsigned depth, size_t lo, size_t hi, struct patch *p)
+static bool patch_plan(const struct merger *m, const struct leaf *leaf, unsigned depth, size_t lo, size_t hi,
+                       struct patch *p)
 {
     if (hi - lo > PATCH_MAX || leaf->depth != depth || leaf->node.object.generation == m->generation)
         return false;
@@ -210,16 +212,15 @@ static bool patch_plan(const struct merger *m, const struct leaf *leaf, unsigned
         p->more_bytes += 4u + op->key_bytes - common + op->value_bytes;
         p->more_weight += 8u + op->key_bytes + op->value_bytes;
     }
-    return !p->inserts ||
-           set_is_light(m, leaf->count + p->inserts, leaf->node.weight + p->more_weight, common);
+    return !p->inserts || set_is_light(m, leaf->count + p->inserts, leaf->node.weight + p->more_weight, common);
 }
 
 static struct set patched(struct merger *m, struct leaf *old, struct leaf *leaf, struct trie *t)
 {
     leaf_digest(t);
     merge_kill(m, &old->node.object);
-    return (struct set){.kind = SET_NODE, .id = leaf->node.object.id, .leaf = true, .count = leaf->count,
-                        .weight = leaf->node.weight};
+    return (struct set){
+        .kind = SET_NODE, .id = leaf->node.object.id, .leaf = true, .count = leaf->count, .weight = leaf->node.weight};
 }
 
 /* Updates that keep every size: a copy of the leaf with new values. */
@@ -345,7 +346,9 @@ struct set merge_leaf(struct merger *m, struct leaf *leaf, unsigned depth, size_
             list_entry(m, leaf, i, born_now, &old);
             have = true;
         }
-        int order = !have ? 1 : lo >= hi ? -1 : bytes_compare(old.key, old.key_bytes, m->ops[lo].key, m->ops[lo].key_bytes);
+        int order = !have      ? 1
+                    : lo >= hi ? -1
+                               : bytes_compare(old.key, old.key_bytes, m->ops[lo].key, m->ops[lo].key_bytes);
         if (order < 0) {
             old.dirty |= lost;
             lost = false;
@@ -373,7 +376,10 @@ struct set merge_leaf(struct merger *m, struct leaf *leaf, unsigned depth, size_
         }
     }
     if (!changed && leaf->depth == depth)
-        return (struct set){.kind = SET_NODE, .id = leaf->node.object.id, .leaf = true, .count = leaf->count,
+        return (struct set){.kind = SET_NODE,
+                            .id = leaf->node.object.id,
+                            .leaf = true,
+                            .count = leaf->count,
                             .weight = leaf->node.weight};
     merge_kill(m, &leaf->node.object);
     return (struct set){.kind = n ? SET_PENDING : SET_EMPTY, .entries = out, .count = n, .weight = weight};

@@ -3,8 +3,8 @@
  *
  * The groups of the topmost node with more than one are dealt out as contiguous runs of about equally many operations;
  * the caller takes the first. Helpers are threads with a merger of their own (arena, digest queue, scratch, path); they
- * run their digests before they report, so the caller's jobs above find them done. A helper that fails keeps its status;
- * the caller unwinds with it after all have stopped.
+ * run their digests before they report, so the caller's jobs above find them done. A helper that fails keeps its
+ * status; the caller unwinds with it after all have stopped.
  *
  * Helpers spin for a moment before they sleep, since the next merge is often some microseconds away.
  */
@@ -198,9 +198,7 @@ bool merge_split(struct merger *m, struct merge_group *groups, size_t count, uns
         helper->count = from[p + 1] - from[p];
         helper->depth = depth;
         helper->merger.ops = m->ops;
-        helper->merger.root = m->root;
-        helper->merger.ahead = helper->merger.fetched = groups[from[p]].lo;
-        helper->merger.ahead_end = groups[from[p + 1] - 1].hi;
+        merge_ahead_begin(&helper->merger, m->root, groups[from[p]].lo, groups[from[p + 1] - 1].hi);
         memcpy(helper->merger.path, m->path, depth);
         bump_sequence(pool, &pool->wake, &helper->asked);
     }

@@ -148,6 +148,7 @@ static enum eng_status segment_extend(struct store *store)
      * never set back, not for a moment, since another arena may hold a stale slot of it against it. */
     assert(fresh->state == SEGMENT_FREE && atomic_load_explicit(&fresh->live, memory_order_relaxed) == 0);
     fresh->captured = fresh->emptied = 0;
+    fresh->punched = fresh->damaged = false;
     atomic_store_explicit(&fresh->newest, 0, memory_order_relaxed);
     atomic_fetch_add_explicit(&fresh->serial, 1, memory_order_relaxed);
     segments->free[segments->free_count++] = segments->total++;

@@ -13,7 +13,7 @@ void slot_offer(struct store *store, uint64_t location, uint32_t units)
     if (segment->captured || atomic_load_explicit(&segment->retiring, memory_order_relaxed) ||
         atomic_load_explicit(&segment->live, memory_order_relaxed) == 0)
         return;
-    struct arena *arena = &store->arenas[store->slot_turn++ / 8 % store->arenas_count];
+    struct arena *arena = &store->arenas[store->slot_turn++ / 8 % store->slot_arenas];
     struct slot_list *list = &arena->slots[units];
     if (list->count == list->capacity) {
         uint32_t capacity = list->capacity ? 2 * list->capacity : 64;
@@ -25,8 +25,7 @@ void slot_offer(struct store *store, uint64_t location, uint32_t units)
         list->slots = slots;
         list->capacity = capacity;
     }
-    list->slots[list->count++] =
-        (struct slot){location, atomic_load_explicit(&segment->serial, memory_order_relaxed)};
+    list->slots[list->count++] = (struct slot){location, atomic_load_explicit(&segment->serial, memory_order_relaxed)};
 }
 
 void slots_forget(struct store *store)

@@ -5,8 +5,8 @@
  * from segments that were opened after the last capture, and a capture forgets all slots. The object that was there is
  * reachable from no kept or pinned version, so no reader can be looking at it.
  *
- * Slots are kept by exact size, some for each arena. A slot is stale if its segment was emptied since (the serial number
- * changed) or is being retired for the compactor; stale ones are dropped when they come up.
+ * Slots are kept by exact size, some for each arena. A slot is stale if its segment was emptied since (the serial
+ * number changed) or is being retired for the compactor; stale ones are dropped when they come up.
  *
  * Who calls what: slot_offer and slots_forget between generations by the committing thread; slot_take by the arena's
  * thread within one. The compactor retires a segment and waits until the generation open at that time is closed
@@ -17,9 +17,9 @@
 
 #include "store.h"
 
-#define SLOT_UNITS_MAX 64u     /* larger objects are not kept as slots */
-#define SLOT_WASTE_UNITS 2u    /* a slot this much larger than asked for is good enough */
-#define SLOTS_PER_SIZE 16384u  /* in one arena */
+#define SLOT_UNITS_MAX 64u    /* larger objects are not kept as slots */
+#define SLOT_WASTE_UNITS 2u   /* a slot this much larger than asked for is good enough */
+#define SLOTS_PER_SIZE 16384u /* in one arena */
 
 struct slot {
     uint64_t location;

@@ -81,6 +81,7 @@ static enum eng_status store_make(const struct store_options *options, struct st
     store->disk = options->disk;
     store->dir = strdup(options->dir);
     store->arenas_count = options->arenas;
+    store->slot_arenas = 1;
     store->background = options->background;
     store->compactor.arena.segment = ARENA_CLOSED;
     pthread_mutex_init(&store->segments.lock, NULL);

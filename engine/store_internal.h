@@ -54,6 +54,7 @@ struct store {
     _Atomic uint64_t opened; /* the newest generation that was opened */
     _Atomic uint64_t closed; /* every generation up to here is closed */
     uint32_t slot_turn;      /* whose turn it is to get a slot */
+    uint32_t slot_arenas;    /* those that allocated in the newest version: they get the slots, at least one */
     bool undoing;            /* frees are those of an undone generation: its places are taken back otherwise */
 
     struct disk_file *slots, *journal, *catalogs[2];

@@ -158,7 +158,10 @@ enum eng_status merge_checkpoint(struct ledger *ledger, bool wait)
 enum eng_status merge_upkeep(struct ledger *ledger)
 {
     enum eng_status status = merge_retain(ledger);
-    if (status == ENG_OK && ledger->replay_from >= ledger->checkpoint_due && !eng_checkpoint_running(ledger->eng))
+    if (status != ENG_OK && !status_passes(status))
+        return status;
+    status = ENG_OK; /* want of space puts the drops off, not the checkpoint: it is what gives space back */
+    if (ledger->replay_from >= ledger->checkpoint_due && !eng_checkpoint_running(ledger->eng))
         status = merge_checkpoint(ledger, false);
     if (status_passes(status)) {
         /* The last checkpoint stays the base of the next start; try again a little later. */

@@ -303,7 +303,8 @@ static const struct {
     {KEY_CHAIN, 900, 5000}, {KEY_PATH, 2500, 10000},   {KEY_LONG, 500, 5000},
 };
 
-/* The thread sanitizer is for `readers`: what one thread does alone is tried less there, where it costs ten times more. */
+/* The thread sanitizer is for `readers`: what one thread does alone is tried less there, where it costs ten times as
+ * much. */
 #ifdef __SANITIZE_THREAD__
 #define MODEL_PART 8
 #else

@@ -26,6 +26,9 @@ static enum eng_status open_store(struct eng *eng, const struct eng_options *opt
     if (store.leaf_bytes < ENG_LEAF_BYTES_MIN || store.leaf_bytes > ENG_LEAF_BYTES_MAX)
         return eng_fail(ENG_INVALID, "leaf_bytes: %u, must be %u to %u", store.leaf_bytes, ENG_LEAF_BYTES_MIN,
                         ENG_LEAF_BYTES_MAX);
+    if (store.segment_bytes < 8u * store.leaf_bytes) /* a leaf with all it caches takes up to seven times its weight */
+        return eng_fail(ENG_INVALID, "segment_bytes: %u, must be at least 8 leaves of %u bytes", store.segment_bytes,
+                        store.leaf_bytes);
     if (store.inline_bytes < ENG_INLINE_BYTES_MIN || store.inline_bytes > ENG_INLINE_BYTES_MAX)
         return eng_fail(ENG_INVALID, "inline_bytes: %u, must be %u to %u", store.inline_bytes, ENG_INLINE_BYTES_MIN,
                         ENG_INLINE_BYTES_MAX);
@@ -135,10 +138,15 @@ enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct buf
 
 enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t value_bytes)
 {
-    /* Each key may rewrite a leaf and the nodes above it; nodes higher up are shared by many. */
+    /* Each key may rewrite a leaf and the nodes above it, but a merge rewrites no node twice: so at most what is live, for
+     * each batch that may wait, and what the new keys need by themselves. */
     uint64_t bytes = keys * 2u * eng->leaf_bytes + 2u * value_bytes + 64u * 4096u;
-    if (eng->segment_bytes < ENG_SEGMENT_BYTES_DEFAULT && bytes > 4ull * eng->segment_bytes)
-        bytes = keys * 512u + 2u * value_bytes; /* tiny stores are tried with tiny blocks */
+    if (bytes > eng->segment_bytes) {
+        struct store_statistics store;
+        store_stats(eng->store, &store);
+        uint64_t most = ENG_BATCH_DEPTH_MAX * store.live_bytes + 3u * value_bytes + keys * 512u;
+        bytes = bytes < most ? bytes : most;
+    }
     return store_reserve(eng->store, bytes, keys * 4u + 256u);
 }
 

@@ -184,6 +184,18 @@ static struct block_work *next_block(struct ledger *ledger)
     return block;
 }
 
+/* A block does not fit the disk. Segments that only the last checkpoint needs come free with a new one, and those are
+ * otherwise made by the amount of log: so one is made now, if anything was merged since. Not after the block was sealed:
+ * then it is the log that is full. */
+static void make_room(struct ledger *ledger, const struct block_work *block, enum eng_status status)
+{
+    if (status != ENG_FULL || block->stage > BLOCK_LOGGED || ledger->replay_from <= ledger->checkpointed ||
+        eng_checkpoint_running(ledger->eng))
+        return;
+    enum eng_status ignored = merge_checkpoint(ledger, false); /* if it fails too, the block waits as it would have */
+    (void)ignored;
+}
+
 void *merge_thread(void *argument)
 {
     struct ledger *ledger = argument;
@@ -192,9 +204,10 @@ void *merge_thread(void *argument)
         enum eng_status status = ENG_OK;
         /* acquire: partner of the release in ledger_fail */
         if (!broken && !atomic_load_explicit(&ledger->failed, memory_order_acquire)) {
-            do
+            do {
                 status = merge_block(ledger, block);
-            while (status != ENG_OK && ledger_pause(ledger, status));
+                make_room(ledger, block, status);
+            } while (status != ENG_OK && ledger_pause(ledger, status));
         } else {
             status = ENG_CLOSED;
         }

@@ -118,7 +118,8 @@ ENG_MUST_CHECK enum eng_status eng_batch_each(struct eng_batch *batch,
 
 /* Merges a frozen batch into the newest version of its root and publishes the result under tag. Blocks for the merge.
  * ENG_FULL, ENG_NO_IDS, ENG_NO_MEMORY, ENG_DAMAGED: nothing changed, nothing published, the batch may be committed
- * again. ENG_IO (ENG_DURABLE_FSYNC: the log failed): the store takes no more commits. summary may be NULL. */
+ * again; with ENG_DURABLE_FSYNC it is in the log by then, so the store takes no more commits and the next open merges
+ * it. ENG_IO (ENG_DURABLE_FSYNC: the log failed): the store takes no more commits. summary may be NULL. */
 ENG_MUST_CHECK enum eng_status eng_commit(struct eng_batch *batch, uint64_t tag, struct eng_summary *summary);
 /* The same, but publishes only if the resulting summary is the expected one; otherwise ENG_CONFLICT, nothing changed,
  * *summary is what it would have been. How a follower recomputes a root before anybody can see it. */

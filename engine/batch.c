@@ -19,9 +19,24 @@ static void layer_release(struct eng *eng, struct layer *layer)
 {
     if (!layer || --layer->references)
         return;
-    atomic_fetch_sub_explicit(&eng->batch_memory, buffer_memory(layer->buffer), memory_order_relaxed);
-    buffer_close(&layer->buffer);
+    if (layer->entries) /* frozen: it was counted */
+        atomic_fetch_sub_explicit(&eng->batch_memory, buffer_memory(layer->buffer), memory_order_relaxed);
+    if (eng->spare_count < ENG_SPARE_BUFFERS) {
+        buffer_reset(layer->buffer);
+        eng->spare[eng->spare_count++] = layer->buffer;
+    } else {
+        buffer_close(&layer->buffer);
+    }
     free(layer);
+}
+
+/* An empty write buffer. */
+static enum eng_status take_buffer(struct eng *eng, struct buffer **buffer)
+{
+    pthread_mutex_lock(&eng->batches);
+    *buffer = eng->spare_count ? eng->spare[--eng->spare_count] : NULL;
+    pthread_mutex_unlock(&eng->batches);
+    return *buffer ? ENG_OK : buffer_open(buffer);
 }
 
 /* The layers a new batch reads through, and its base. Called with eng->batches held. */
@@ -57,7 +72,7 @@ enum eng_status eng_batch_open(struct eng *eng, uint32_t root, struct eng_batch 
     struct layer *layer = calloc(1, sizeof *layer);
     enum eng_status status = ENG_NO_MEMORY;
     if (batch && layer)
-        status = buffer_open(&layer->buffer);
+        status = take_buffer(eng, &layer->buffer);
     if (status != ENG_OK) {
         free(batch);
         free(layer);

@@ -95,6 +95,8 @@ void eng_close(struct eng **out)
         (void)ignored;
     }
     log_close(&eng->log);
+    while (eng->spare_count)
+        buffer_close(&eng->spare[--eng->spare_count]);
     merge_pool_close(&eng->pool);
     merger_free(&eng->merger);
     if (eng->caches) {
@@ -138,8 +140,8 @@ enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct buf
 
 enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t value_bytes)
 {
-    /* Each key may rewrite a leaf and the nodes above it, but a merge rewrites no node twice: so at most what is live, for
-     * each batch that may wait, and what the new keys need by themselves. */
+    /* Each key may rewrite a leaf and the nodes above it, but a merge rewrites no node twice: so at most what is live,
+     * for each batch that may wait, and what the new keys need by themselves. */
     uint64_t bytes = keys * 2u * eng->leaf_bytes + 2u * value_bytes + 64u * 4096u;
     if (bytes > eng->segment_bytes) {
         struct store_statistics store;

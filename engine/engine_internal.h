@@ -13,6 +13,7 @@
 #include "store.h"
 
 #define ENG_MAGIC 0x50414e44u
+#define ENG_SPARE_BUFFERS 4u
 
 struct eng {
     uint32_t magic;
@@ -30,6 +31,9 @@ struct eng {
     bool inline_only;
     enum eng_status failed;  /* the log failed: no more commits */
     pthread_mutex_t batches; /* order and reference counts of layers */
+    struct buffer
+        *spare[ENG_SPARE_BUFFERS]; /* emptied write buffers, so that their memory is not mapped anew each time */
+    uint32_t spare_count;
     _Atomic uint64_t batch_memory;
 };
 

@@ -225,8 +225,8 @@ enum eng_status segments_punch(struct store *store)
         lowest = segments->free[i] < lowest ? segments->free[i] : lowest;
     for (uint32_t i = 0; i < segments->free_count && status == ENG_OK; i++) {
         uint32_t n = segments->free[i];
-        if (n == lowest || segments->table[n].punched)
-            continue;
+        if (n == lowest)
+            continue; /* punched only says that it may be: a hole is punched again for nothing */
         uint64_t offset, length;
         segment_range(store, n, &offset, &length);
         status = disk_punch(segments->file, offset, length);

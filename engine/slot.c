@@ -57,6 +57,11 @@ uint64_t slot_take(struct arena *arena, uint32_t units, uint32_t *got)
             atomic_fetch_add_explicit(&segment->live, u, memory_order_relaxed);
             atomic_store_explicit(&segment->newest, arena->generation, memory_order_relaxed);
             *got = u;
+            if (list->count) { /* the next one is on its way when it is asked for */
+                const uint8_t *next = arena->base + list->slots[list->count - 1].location * UNIT_BYTES;
+                for (uint32_t line = 0; line < u; line++)
+                    __builtin_prefetch(next + line * UNIT_BYTES, 1);
+            }
             return slot.location;
         }
     }

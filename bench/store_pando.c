@@ -1,11 +1,11 @@
 /*
  * Pando's engine through its public header, as a program with a log of its own would use it.
  *
- * Unsynced: ENG_DURABLE_NONE. The versions before the newest are dropped after each commit (with snapshots: those no
- * snapshot is open on), and a checkpoint is started in the background after every CHECKPOINT_BYTES of changes, which is
- * what lets the engine use freed space again. Durable: ENG_DURABLE_FSYNC, the engine's own log and checkpoints.
+ * Unsynced: ENG_DURABLE_NONE, like the peers: nothing is synced before the store is closed. The versions before the
+ * newest are dropped after each commit (with snapshots: those no snapshot is open on). Durable: ENG_DURABLE_FSYNC, the
+ * engine's own log and checkpoints.
  *
- * The keys of a batch are prefetched a group at a time, since the engine can look up many keys at once.
+ * The keys of a batch are looked up a group at a time, since the engine can look up many keys at once.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -13,14 +13,12 @@
 #include "pando/engine.h"
 #include "store.h"
 
-#define CHECKPOINT_BYTES (256u << 20)
-#define CHANGE_BYTES 112 /* of one change in a log: key, value, operation, share of the transaction around it */
-#define GROUP 32         /* keys prefetched at a time */
+#define GROUP 32 /* keys looked up at a time */
 
 struct pando {
     struct eng *eng;
     struct eng_snapshot *view;
-    uint64_t tag, changed_bytes;
+    uint64_t tag;
     bool durable;
 };
 
@@ -63,17 +61,12 @@ static void pando_close(void *store)
     free(pando);
 }
 
-static void commit(struct pando *pando, struct eng_batch **batch, size_t changes)
+static void commit(struct pando *pando, struct eng_batch **batch)
 {
     check(eng_batch_freeze(*batch), "freeze");
     check(eng_commit(*batch, ++pando->tag, NULL), "commit");
     eng_batch_close(batch);
     check(eng_drop_below(pando->eng, 0, pando->tag), "drop");
-    pando->changed_bytes += changes * CHANGE_BYTES;
-    if (!pando->durable && pando->changed_bytes >= CHECKPOINT_BYTES && !eng_checkpoint_running(pando->eng)) {
-        check(eng_checkpoint(pando->eng, NULL, 0, false), "checkpoint");
-        pando->changed_bytes = 0;
-    }
 }
 
 static struct eng_value value_of(const uint8_t *bytes)
@@ -88,7 +81,15 @@ static void pando_write(void *store, size_t count, const struct bench_pair *pair
     check(eng_batch_open(pando->eng, 0, NULL, &batch), "batch");
     for (size_t i = 0; i < count; i++)
         check(eng_batch_put(batch, pairs[i].key, BENCH_KEY_BYTES, value_of(pairs[i].value)), "put");
-    commit(pando, &batch, count);
+    commit(pando, &batch);
+}
+
+static void take_value(void *context, size_t index, const struct eng_value *value)
+{
+    uint8_t(*values)[BENCH_VALUE_BYTES] = context;
+    if (!value || value->size != BENCH_VALUE_BYTES)
+        bench_die("pando: a key is absent or has a value of another size");
+    memcpy(values[index], value->bytes, BENCH_VALUE_BYTES);
 }
 
 static void pando_rmw(void *store, size_t count, const uint8_t (*keys)[BENCH_KEY_BYTES])
@@ -104,19 +105,14 @@ static void pando_rmw(void *store, size_t count, const uint8_t (*keys)[BENCH_KEY
             key[i] = keys[from + i];
             key_bytes[i] = BENCH_KEY_BYTES;
         }
-        eng_batch_prefetch(batch, group, key, key_bytes);
+        uint8_t changed[GROUP][BENCH_VALUE_BYTES];
+        check(eng_batch_get_many(batch, group, key, key_bytes, take_value, changed), "get");
         for (size_t i = 0; i < group; i++) {
-            uint8_t changed[BENCH_VALUE_BYTES];
-            struct eng_value value;
-            check(eng_batch_get(batch, key[i], BENCH_KEY_BYTES, &value), "get");
-            if (value.size != sizeof changed)
-                bench_die("pando: a value of %zu bytes", value.size);
-            memcpy(changed, value.bytes, sizeof changed);
-            value_increment(changed);
-            check(eng_batch_put(batch, key[i], BENCH_KEY_BYTES, value_of(changed)), "put");
+            value_increment(changed[i]);
+            check(eng_batch_put(batch, key[i], BENCH_KEY_BYTES, value_of(changed[i])), "put");
         }
     }
-    commit(pando, &batch, count);
+    commit(pando, &batch);
 }
 
 static void *pando_snapshot_open(void *store)

@@ -194,6 +194,65 @@ enum eng_status eng_batch_get(struct eng_batch *batch, const uint8_t *key, size_
     return status;
 }
 
+/* Up to TREE_MANY keys that no layer has, from the tree. Called in an epoch. */
+static enum eng_status tree_found(struct eng_batch *batch, size_t count, const uint8_t *const keys[],
+                                  const size_t key_bytes[], const size_t index[],
+                                  void (*found)(void *context, size_t index, const struct eng_value *value),
+                                  void *context)
+{
+    struct store *store = batch->eng->store;
+    struct tree_value stored[TREE_MANY];
+    enum eng_status status = tree_get_many(store, batch->base->version.root, count, keys, key_bytes, stored);
+    for (size_t i = 0; i < count && status == ENG_OK; i++) {
+        struct eng_value value;
+        if (!stored[i].stored) {
+            found(context, index[i], NULL);
+            continue;
+        }
+        status = tree_value_read(store, &stored[i], &value, NULL);
+        if (status == ENG_OK)
+            found(context, index[i], &value);
+    }
+    return status;
+}
+
+enum eng_status eng_batch_get_many(struct eng_batch *batch, size_t count, const uint8_t *const keys[],
+                                   const size_t key_bytes[],
+                                   void (*found)(void *context, size_t index, const struct eng_value *value),
+                                   void *context)
+{
+    assert(batch->magic == BATCH_MAGIC);
+    for (size_t i = 0; i < count; i++)
+        if (key_bytes[i] == 0 || key_bytes[i] > ENG_KEY_BYTES_MAX)
+            return eng_fail(ENG_INVALID, "key: %zu bytes, must be 1 to %u", key_bytes[i], ENG_KEY_BYTES_MAX);
+    struct reader *reader = eng_enter(batch->eng);
+    if (!reader)
+        return ENG_NO_READERS;
+    const uint8_t *key[TREE_MANY];
+    size_t bytes[TREE_MANY], index[TREE_MANY], n = 0;
+    enum eng_status status = ENG_OK;
+    for (size_t i = 0; i < count && status == ENG_OK; i++) {
+        const struct buffer_entry *entry = layers_find(batch, keys[i], key_bytes[i]);
+        if (entry) {
+            struct eng_value value;
+            entry_value(entry, &value);
+            found(context, i, entry->kind == BUFFER_PUT ? &value : NULL);
+            continue;
+        }
+        key[n] = keys[i];
+        bytes[n] = key_bytes[i];
+        index[n++] = i;
+        if (n == TREE_MANY) {
+            status = tree_found(batch, n, key, bytes, index, found, context);
+            n = 0;
+        }
+    }
+    if (status == ENG_OK && n)
+        status = tree_found(batch, n, key, bytes, index, found, context);
+    reader_leave(reader);
+    return status;
+}
+
 enum eng_status eng_batch_next(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, bool after, uint8_t *next,
                                size_t *next_bytes)
 {

@@ -93,6 +93,11 @@ START_TEST(limits_are_errors)
 }
 END_TEST
 
+static void note_first(void *context, size_t index, const struct eng_value *value)
+{
+    ((char *)context)[index] = value ? (char)value->bytes[0] : '-';
+}
+
 START_TEST(batches_read_through_their_parents)
 {
     struct eng_batch *one = batch_on(NULL);
@@ -103,6 +108,11 @@ START_TEST(batches_read_through_their_parents)
     struct eng_value value;
     ck_assert_int_eq(eng_batch_get(two, k("a"), 1, &value), ENG_OK);
     put(two, "a", "2");
+    const uint8_t *asked[3] = {k("a"), k("b"), k("nothing")};
+    const size_t asked_bytes[3] = {1, 1, 7};
+    char answers[4] = "???";
+    ck_assert_int_eq(eng_batch_get_many(two, 3, asked, asked_bytes, note_first, answers), ENG_OK);
+    ck_assert_str_eq(answers, "21-");
     uint64_t mark = eng_batch_mark(two);
     ck_assert_int_eq(eng_batch_remove(two, k("b"), 1), ENG_OK);
     ck_assert_int_eq(eng_batch_get(two, k("b"), 1, &value), ENG_NOT_FOUND);

@@ -94,6 +94,13 @@ ENG_MUST_CHECK enum eng_status eng_batch_remove(struct eng_batch *batch, const u
 /* The value as this batch sees it; valid until the next call on this batch. ENG_NOT_FOUND, ENG_DAMAGED. */
 ENG_MUST_CHECK enum eng_status eng_batch_get(struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
                                              struct eng_value *value);
+/* count lookups at once, with interleaved descents: calls found(context, index, value) once for each key as this batch
+ * sees it, value NULL: absent, in any order; the value is valid during the call only, and found must not call the engine. */
+ENG_MUST_CHECK enum eng_status eng_batch_get_many(struct eng_batch *batch, size_t count, const uint8_t *const keys[],
+                                                  const size_t key_bytes[],
+                                                  void (*found)(void *context, size_t index,
+                                                                const struct eng_value *value),
+                                                  void *context);
 /* The first key >= the given one (> if after) as this batch sees it, copied into next (ENG_KEY_BYTES_MAX bytes; may be
  * the same memory as key). ENG_NOT_FOUND at the end. */
 ENG_MUST_CHECK enum eng_status eng_batch_next(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, bool after,

@@ -89,12 +89,13 @@ uint32_t build_leaf(struct merger *m, const struct entry *entries, size_t count,
         data += 4u + entries[i].key_bytes - common + FORM_BYTES(entries[i].form);
     size_t head_bytes = leaf_head_bytes((unsigned)count, (unsigned)(common - depth));
     uint32_t id;
-    struct leaf *leaf = leaf_alloc(m, head_bytes + data, &id);
+    size_t bytes = head_bytes + data + leaf_cache_bytes((unsigned)count);
+    struct leaf *leaf = leaf_alloc(m, bytes, &id);
     leaf->count = (uint16_t)count;
     leaf->depth = (uint16_t)depth;
     leaf->prefix_bytes = (uint16_t)(common - depth);
     leaf->flags = 0;
-    leaf->bytes = (uint32_t)(head_bytes + data);
+    leaf->bytes = (uint32_t)bytes;
     leaf->outside = 0;
     leaf->node.weight = 0;
     uint8_t *hash = leaf_hash(leaf), *cache = leaf_cache(leaf), *at = (uint8_t *)leaf + head_bytes;
@@ -260,14 +261,15 @@ static struct set leaf_insert(struct merger *m, struct leaf *old, size_t lo, con
 {
     unsigned count = old->count + p->inserts, common = old->depth + old->prefix_bytes;
     size_t old_head = leaf_head_bytes(old->count, old->prefix_bytes), head = leaf_head_bytes(count, old->prefix_bytes);
-    uint32_t id, data = (uint32_t)(old->bytes - old_head);
-    struct leaf *leaf = leaf_alloc(m, head + data + p->more_bytes, &id);
+    uint32_t id, data = (uint32_t)(old->bytes - old_head - leaf_cache_bytes(old->count));
+    size_t bytes = head + data + p->more_bytes + leaf_cache_bytes(count);
+    struct leaf *leaf = leaf_alloc(m, bytes, &id);
     leaf->count = (uint16_t)count;
     leaf->depth = old->depth;
     leaf->prefix_bytes = old->prefix_bytes;
     leaf->flags = old->flags;
     leaf->outside = old->outside;
-    leaf->bytes = (uint32_t)(head + data + p->more_bytes);
+    leaf->bytes = (uint32_t)bytes;
     leaf->node.weight = old->node.weight + p->more_weight;
     leaf_hash(leaf)[count] = 0;
     memcpy(leaf_prefix(leaf), leaf_prefix(old), old->prefix_bytes);

@@ -3,12 +3,13 @@
  *
  *   node    0  object header (24)      24  summary: digest, count, sum (64)     88  u64 weight
  *   leaf   96  u16 count | u16 depth | u16 prefix bytes | u16 flags | u32 bytes | u32 outside values
- *         112  u8 hash[count] | (to even) | u16 offset[count] | u16 bit[count] | prefix | u8 cache[count-1][32] |
- *              entries
+ *         112  u8 hash[count] | (to even) | u16 offset[count] | u16 bit[count] | prefix | entries (in any order) |
+ *              u8 cache[count-1][32] up to bytes
  *       entry  u16 suffix bytes | u16 form (tag 2 bits, outside 1 bit, stored bytes 13 bits) | suffix | stored
  *   inner  96  u16 branches | u16 depth | u16 prefix bytes | u8 own | u8 0 | u32 bytes | u32 0
  *         112  u8 start[branches] | u8 log2[branches] | (to 4) | u32 child[branches] | prefix
  *   value  24  u64 bytes | the bytes
+ *   tree   24  u32 root | u32 base | u64 since | summary (64)
  *
  * depth is the number of key bytes above the node; its prefix follows them, and a leaf's suffixes follow its prefix. A
  * child hangs at its parent's depth + prefix, so the byte that chose it is the first of its own prefix (or of its
@@ -70,6 +71,17 @@ struct value_object {
 };
 _Static_assert(sizeof(struct value_object) == 32, "on disk");
 
+/* A subtree as a value: stored in its parent's leaf as outside, {u32 id of this object, u32 64, digest of the subtree}.
+ */
+struct tree_object {
+    struct object object;
+    uint32_t root;  /* node, 0: empty */
+    uint32_t base;  /* what it shares with clones, 0: nothing */
+    uint64_t since; /* generation in which this tree (not this version of it) came into being */
+    struct eng_summary summary;
+};
+_Static_assert(sizeof(struct tree_object) == 104, "on disk");
+
 #define STORED_OUTSIDE_BYTES 40u
 #define FORM_TAG(f) ((enum eng_tag)((f)&3u))
 #define FORM_OUTSIDE(f) ((f) >> 2 & 1u)
@@ -109,12 +121,17 @@ static inline uint8_t *leaf_prefix(const struct leaf *leaf)
 }
 static inline uint8_t *leaf_cache(const struct leaf *leaf)
 {
-    return leaf_prefix(leaf) + leaf->prefix_bytes;
+    return (uint8_t *)(uintptr_t)leaf + leaf->bytes - 32u * (leaf->count - 1u);
+}
+/* Bytes of the cached digests, behind the entries: point reads do not touch them. */
+static inline size_t leaf_cache_bytes(unsigned count)
+{
+    return 32u * (count - 1u);
 }
 /* Bytes before the entries of a leaf. */
 static inline size_t leaf_head_bytes(unsigned count, unsigned prefix_bytes)
 {
-    return sizeof(struct leaf) + ((count + 1u) & ~1u) + 4u * count + prefix_bytes + 32u * (count - 1u);
+    return sizeof(struct leaf) + ((count + 1u) & ~1u) + 4u * count + prefix_bytes;
 }
 
 /* A private copy, without the checksum: a checkpoint may be writing it. */

@@ -5,11 +5,12 @@
  * advances the epoch and keeps the old number; the segment may be overwritten when every slot is 0 or newer than that.
  * (Epoch-based reclamation: Fraser 2004; one slot a thread as in LMDB's reader table.)
  *
- * Why enter reads the epoch again after writing its slot: the reclaimer moves objects, then advances the epoch, then
- * reads the slots, all seq_cst. If it missed a slot, the slot was written after that read in the one order of all
- * seq_cst operations, so the second look of the reader sees the advanced epoch, and with it every move: it looks
- * objects up at their new place. If it did not miss it, the slot names an epoch that is old enough to hold the segment
- * back. The value of the second look is not needed. A slot that holds an epoch older than necessary only delays.
+ * Entering costs no fence where the system has membarrier(2) (asymmetric, as in userspace RCU, Desnoyers 2012): the
+ * reader stores its epoch with a plain store; who reclaims advances the epoch, has every running thread of the process
+ * pass a full barrier, and then reads the slots. If a slot's store is not seen by that read, it came after the barrier,
+ * and so did all that its thread read since: it sees every move made before, and looks objects up at their new place.
+ * If it is seen, it names an epoch that is old enough to hold the segment back. Without membarrier the stores and loads
+ * are seq_cst, which says the same by their one order. An epoch older than necessary in a slot only delays.
  *
  * A thread finds its slot of a store in a small thread-local table by the store's uid, which is never reused in the
  * process; so stores may be opened, closed and opened again, several at a time. When a thread ends, a pthread key
@@ -18,8 +19,11 @@
  * Ways to fail: all slots taken (ENG_NO_READERS), or no memory for the thread's table.
  * Invariant: a slot is owned by at most one thread; only the owner touches depth and writes seen.
  */
+#include <linux/membarrier.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "store_internal.h"
 
@@ -46,6 +50,7 @@ static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static _Thread_local struct holder *holder;
 static _Thread_local struct held last; /* found most recently */
+static bool asymmetric;                /* membarrier is there; never changes once a store is open */
 
 /* Needs registry.lock. */
 static bool registered(uint64_t uid)
@@ -71,10 +76,12 @@ static void thread_ended(void *value)
     last.uid = 0;
 }
 
+/* Once in the process, before the first reader. */
 static void make_key(void)
 {
     int failed = pthread_key_create(&key, thread_ended);
     assert(!failed);
+    asymmetric = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
 }
 
 void readers_init(struct store *store)
@@ -181,6 +188,12 @@ void reader_enter(struct reader *reader)
     if (reader->depth++)
         return;
     _Atomic uint64_t *epoch = &reader->store->readers.epoch;
+    if (__builtin_expect(asymmetric, 1)) {
+        /* relaxed: the barrier in epoch_oldest orders them; the compiler must not move reads above */
+        atomic_store_explicit(&reader->seen, atomic_load_explicit(epoch, memory_order_relaxed), memory_order_relaxed);
+        atomic_signal_fence(memory_order_seq_cst);
+        return;
+    }
     /* seq_cst, all three: partners are epoch_advance and epoch_oldest, see the top comment */
     atomic_store_explicit(&reader->seen, atomic_load_explicit(epoch, memory_order_seq_cst), memory_order_seq_cst);
     (void)atomic_load_explicit(epoch, memory_order_seq_cst);
@@ -203,6 +216,12 @@ uint64_t epoch_advance(struct store *store)
 uint64_t epoch_oldest(struct store *store)
 {
     uint64_t oldest = UINT64_MAX;
+    if (asymmetric) {
+        /* every running thread passes a full barrier: the other half of reader_enter */
+        long failed = syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+        if (failed)
+            return 0; /* cannot be, once registered; nothing is given free then */
+    }
     for (size_t i = 0; i <= ENG_READERS_MAX; i++) {
         /* seq_cst: partner of the store in reader_enter */
         uint64_t seen = atomic_load_explicit(&store->readers.slots[i].seen, memory_order_seq_cst);

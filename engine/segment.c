@@ -116,6 +116,11 @@ void segments_reclaim(struct store *store)
         return;
     /* acquire: partner of the release in checkpoint_make; what the older checkpoint needed is no longer read */
     uint64_t durable = atomic_load_explicit(&store->checkpoint.durable, memory_order_acquire);
+    bool some = false;
+    for (uint32_t i = 0; i < segments->empty_count && !some; i++)
+        some = segments->table[segments->empty[i]].captured < durable;
+    if (!some)
+        return; /* the slots of the readers are looked at only if it matters */
     uint64_t oldest = epoch_oldest(store);
     uint32_t kept = 0;
     for (uint32_t i = 0; i < segments->empty_count; i++) {

@@ -79,18 +79,20 @@ static bool check_value(struct checker *c, uint32_t id, unsigned index, const st
 static bool check_leaf_bounds(struct checker *c, const struct leaf *leaf)
 {
     uint32_t id = leaf->node.object.id, units = leaf->node.object.units;
-    if (!leaf->count || leaf->bytes > 64u * units || leaf_head_bytes(leaf->count, leaf->prefix_bytes) > leaf->bytes) {
+    if (!leaf->count || leaf->bytes > 64u * units ||
+        leaf_head_bytes(leaf->count, leaf->prefix_bytes) + leaf_cache_bytes(leaf->count) > leaf->bytes) {
         fault(c, id, "leaf: %u entries do not fit its %u bytes", leaf->count, leaf->bytes);
         return false;
     }
+    uint32_t end = leaf->bytes - (uint32_t)leaf_cache_bytes(leaf->count);
     for (unsigned i = 0; i < leaf->count; i++) {
         uint32_t offset = leaf_offset(leaf)[i];
-        if (offset + 4u > leaf->bytes) {
+        if (offset + 4u > end) {
             fault(c, id, "entry %u: lies outside the leaf", i);
             return false;
         }
         struct leaf_entry e = leaf_entry_at(leaf, i);
-        if (offset + 4u + e.suffix_bytes + FORM_BYTES(e.form) > leaf->bytes ||
+        if (offset + 4u + e.suffix_bytes + FORM_BYTES(e.form) > end ||
             (unsigned)leaf->depth + leaf->prefix_bytes + e.suffix_bytes > ENG_KEY_BYTES_MAX) {
             fault(c, id, "entry %u: lies outside the leaf", i);
             return false;

@@ -56,6 +56,7 @@ static void take_key(struct eng_cursor *c)
     c->key_bytes = common + e.suffix_bytes;
 }
 
+/* Without the digests behind the entries. */
 static enum eng_status copy_leaf(struct eng_cursor *c, const struct leaf *leaf)
 {
     if (leaf->bytes > c->leaf_capacity) {
@@ -65,7 +66,7 @@ static enum eng_status copy_leaf(struct eng_cursor *c, const struct leaf *leaf)
         c->leaf = fresh;
         c->leaf_capacity = leaf->bytes + 1024u;
     }
-    leaf_copy(c->leaf, leaf);
+    leaf_copy(c->leaf, leaf, leaf->bytes - leaf_cache_bytes(leaf->count));
     memcpy(c->key + leaf->depth, leaf_prefix(leaf), leaf->prefix_bytes);
     return ENG_OK;
 }
@@ -98,6 +99,19 @@ static enum eng_status edge(struct eng_cursor *c, uint32_t id, bool last)
     }
 }
 
+#define AHEAD_NODES 2u
+#define AHEAD_LINES 16u
+
+/* Moving forward: a node that will be wanted soon is on its way, and the control word of one after it. */
+static void look_ahead(struct store *store, const struct inner *inner, unsigned branch)
+{
+    const uint32_t *child = inner_child(inner);
+    if (branch + 2 * AHEAD_NODES < inner->branches)
+        store_prefetch_control(store, child[branch + 2 * AHEAD_NODES]);
+    if (branch + AHEAD_NODES < inner->branches)
+        store_prefetch_object(store, child[branch + AHEAD_NODES], AHEAD_LINES);
+}
+
 /* To the leaf after (before) everything below the top of the stack's present branch. */
 static enum eng_status sideways(struct eng_cursor *c, bool back)
 {
@@ -109,6 +123,8 @@ static enum eng_status sideways(struct eng_cursor *c, bool back)
             const struct inner *inner = (const struct inner *)store_node(store, level->id);
             if (!inner)
                 return ENG_DAMAGED;
+            if (!back)
+                look_ahead(store, inner, level->branch);
             return edge(c, inner_child(inner)[level->branch], back);
         }
         c->top--;
@@ -261,6 +277,25 @@ enum eng_status eng_cursor_value(struct eng_cursor *c, struct eng_value *value)
     return status;
 }
 
+/* Is all of the leaf it stands in below a key? */
+static bool leaf_below(const struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
+{
+    struct leaf_entry last = leaf_entry_at(c->leaf, c->leaf->count - 1u);
+    unsigned common = c->leaf->depth + c->leaf->prefix_bytes;
+    int order = memcmp(c->key, key, common < key_bytes ? common : key_bytes);
+    if (order || common >= key_bytes)
+        return order < 0;
+    return bytes_compare(last.suffix, last.suffix_bytes, key + common, key_bytes - common) < 0;
+}
+
+static enum eng_status next_leaf(struct eng_cursor *c)
+{
+    struct reader *reader = eng_enter(c->snapshot->eng);
+    if (!reader)
+        return ENG_NO_READERS;
+    return settle(c, reader, sideways(c, false));
+}
+
 enum eng_status
 eng_scan(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes, const uint8_t *to, size_t to_bytes,
          bool (*each)(void *context, const uint8_t *key, size_t key_bytes, const struct eng_value *value),
@@ -271,14 +306,19 @@ eng_scan(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes, 
     if (status != ENG_OK)
         return status;
     status = eng_cursor_seek(c, from, from_bytes);
-    while (status == ENG_OK) {
-        if (to && bytes_compare(c->key, c->key_bytes, to, to_bytes) >= 0)
-            break;
-        struct eng_value value;
-        status = eng_cursor_value(c, &value);
-        if (status != ENG_OK || !each(context, c->key, c->key_bytes, &value))
-            break;
-        status = step(c, false);
+    bool more = true;
+    while (status == ENG_OK && more) {
+        bool within = !to || leaf_below(c, to, to_bytes);
+        for (; status == ENG_OK && more && c->at < c->leaf->count; c->at++) {
+            take_key(c);
+            struct eng_value value;
+            if (!within && bytes_compare(c->key, c->key_bytes, to, to_bytes) >= 0)
+                more = false;
+            else if ((status = eng_cursor_value(c, &value)) == ENG_OK)
+                more = each(context, c->key, c->key_bytes, &value);
+        }
+        if (status == ENG_OK && more)
+            status = next_leaf(c);
     }
     eng_cursor_close(&c);
     return status == ENG_NOT_FOUND ? ENG_OK : status;

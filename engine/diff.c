@@ -69,7 +69,7 @@ static enum eng_status side_open(struct side *side)
             side->leaf = fresh;
             side->leaf_capacity = leaf->bytes;
         }
-        leaf_copy(side->leaf, leaf);
+        leaf_copy(side->leaf, leaf, leaf->bytes);
         memcpy(side->key + leaf->depth, leaf_prefix(leaf), leaf->prefix_bytes);
         side->at = 0;
         side->count = leaf->count;

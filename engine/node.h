@@ -134,10 +134,10 @@ static inline size_t leaf_head_bytes(unsigned count, unsigned prefix_bytes)
     return sizeof(struct leaf) + ((count + 1u) & ~1u) + 4u * count + prefix_bytes;
 }
 
-/* A private copy, without the checksum: a checkpoint may be writing it. */
-static inline void leaf_copy(struct leaf *to, const struct leaf *from)
+/* A private copy of the first bytes, without the checksum: a checkpoint may be writing it. */
+static inline void leaf_copy(struct leaf *to, const struct leaf *from, size_t bytes)
 {
-    memcpy((uint8_t *)to + sizeof(uint64_t), (const uint8_t *)from + sizeof(uint64_t), from->bytes - sizeof(uint64_t));
+    memcpy((uint8_t *)to + sizeof(uint64_t), (const uint8_t *)from + sizeof(uint64_t), bytes - sizeof(uint64_t));
 }
 
 /* One entry, decoded in place. */

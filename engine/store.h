@@ -144,6 +144,14 @@ static inline void store_prefetch_control(struct store *store, uint32_t id)
 {
     __builtin_prefetch(&store_view(store)->control[id]);
 }
+/* The first lines of 64 bytes of an object whose control word is in the cache. */
+static inline void store_prefetch_object(struct store *store, uint32_t id, unsigned lines)
+{
+    uint64_t word = atomic_load_explicit(&store_view(store)->control[id], memory_order_relaxed);
+    const uint8_t *object = store_view(store)->base + CONTROL_LOCATION(word) * 64;
+    for (unsigned i = 0; i < lines; i++)
+        __builtin_prefetch(object + 64 * i);
+}
 static inline enum object_type store_type(struct store *store, uint32_t id)
 {
     return CONTROL_TYPE(atomic_load_explicit(&store_view(store)->control[id], memory_order_relaxed));

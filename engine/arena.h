@@ -33,6 +33,8 @@ struct arena {
     size_t own_count, own_capacity;
     struct death *deaths;
     size_t deaths_count, deaths_capacity;
+    struct death *falls; /* given to store_kill_below */
+    size_t falls_count, falls_capacity;
     uint32_t begin_segment; /* where an abort goes back to */
     uint64_t begin_position;
     struct slot_list slots[SLOT_UNITS_MAX + 1];

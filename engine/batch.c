@@ -19,6 +19,7 @@ static void layer_release(struct eng *eng, struct layer *layer)
 {
     if (!layer || --layer->references)
         return;
+    hidden_free(&layer->hidden);
     if (layer->entries) /* frozen: it was counted */
         atomic_fetch_sub_explicit(&eng->batch_memory, buffer_memory(layer->buffer), memory_order_relaxed);
     if (eng->spare_count < ENG_SPARE_BUFFERS) {
@@ -146,12 +147,18 @@ static void entry_value(const struct buffer_entry *entry, struct eng_value *valu
     *value = (struct eng_value){(enum eng_tag)entry->tag, entry->value, entry->value_bytes};
 }
 
-static const struct buffer_entry *layers_find(const struct eng_batch *batch, const uint8_t *key, size_t key_bytes)
+enum layers_say layers_find(const struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
+                            const struct buffer_entry **entry)
 {
-    const struct buffer_entry *entry = buffer_find(batch->own->buffer, key, key_bytes);
-    for (uint32_t i = 0; !entry && i < batch->below_count; i++)
-        entry = buffer_find(batch->below[i]->buffer, key, key_bytes);
-    return entry;
+    for (uint32_t i = 0; i <= batch->below_count; i++) {
+        const struct layer *layer = batch_layer(batch, i);
+        *entry = buffer_find(layer->buffer, key, key_bytes);
+        if (*entry)
+            return LAYERS_ENTRY;
+        if (layer->hidden.count && hidden_find(&layer->hidden, key, key_bytes, false))
+            return LAYERS_HIDDEN;
+    }
+    return LAYERS_NOTHING;
 }
 
 static enum eng_status batch_copy(struct eng_batch *batch, struct eng_value *value)
@@ -173,10 +180,11 @@ enum eng_status eng_batch_get(struct eng_batch *batch, const uint8_t *key, size_
     assert(batch->magic == BATCH_MAGIC);
     if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX)
         return eng_fail(ENG_INVALID, "key: %zu bytes, must be 1 to %u", key_bytes, ENG_KEY_BYTES_MAX);
-    const struct buffer_entry *entry = layers_find(batch, key, key_bytes);
-    if (entry) {
-        if (entry->kind == BUFFER_REMOVE)
-            return ENG_NOT_FOUND;
+    const struct buffer_entry *entry;
+    enum layers_say say = layers_find(batch, key, key_bytes, &entry);
+    if (say == LAYERS_HIDDEN || (say == LAYERS_ENTRY && entry->kind == BUFFER_REMOVE))
+        return ENG_NOT_FOUND;
+    if (say == LAYERS_ENTRY) {
         entry_value(entry, value);
         return ENG_OK;
     }
@@ -232,11 +240,13 @@ enum eng_status eng_batch_get_many(struct eng_batch *batch, size_t count, const 
     size_t bytes[TREE_MANY], index[TREE_MANY], n = 0;
     enum eng_status status = ENG_OK;
     for (size_t i = 0; i < count && status == ENG_OK; i++) {
-        const struct buffer_entry *entry = layers_find(batch, keys[i], key_bytes[i]);
-        if (entry) {
+        const struct buffer_entry *entry;
+        enum layers_say say = layers_find(batch, keys[i], key_bytes[i], &entry);
+        if (say != LAYERS_NOTHING) {
             struct eng_value value;
-            entry_value(entry, &value);
-            found(context, i, entry->kind == BUFFER_PUT ? &value : NULL);
+            if (say == LAYERS_ENTRY)
+                entry_value(entry, &value);
+            found(context, i, say == LAYERS_ENTRY && entry->kind == BUFFER_PUT ? &value : NULL);
             continue;
         }
         key[n] = keys[i];
@@ -253,53 +263,47 @@ enum eng_status eng_batch_get_many(struct eng_batch *batch, size_t count, const 
     return status;
 }
 
+enum eng_status eng_batch_remove_range(struct eng_batch *batch, const uint8_t *from, size_t from_bytes,
+                                       const uint8_t *to, size_t to_bytes)
+{
+    static const uint8_t first[1] = {0}; /* of all keys */
+    assert(batch->magic == BATCH_MAGIC && !batch->frozen);
+    if (from_bytes > ENG_KEY_BYTES_MAX || to_bytes > ENG_KEY_BYTES_MAX)
+        return eng_fail(ENG_INVALID, "range: a bound of more than %u bytes", ENG_KEY_BYTES_MAX);
+    struct hidden_range range = {from, to, (uint32_t)from_bytes, (uint32_t)to_bytes};
+    if (!from || !from_bytes) {
+        range.from = first;
+        range.from_bytes = sizeof first;
+    }
+    if (to && bytes_compare(range.from, range.from_bytes, to, to_bytes) >= 0)
+        return ENG_OK;
+    struct layer *own = batch->own;
+    uint64_t mark = buffer_get_mark(own->buffer);
+    enum eng_status status = hidden_add(&own->hidden, &range, mark);
+    if (status != ENG_OK)
+        return status;
+    /* the first key is written even if it is not there: so the buffer's mark advances, and a rollback to it is exact */
+    status = buffer_remove(own->buffer, range.from, range.from_bytes);
+    const struct buffer_entry *entry = buffer_seek(own->buffer, range.from, range.from_bytes, true);
+    while (status == ENG_OK && entry && (!to || bytes_compare(entry->key, entry->key_bytes, to, to_bytes) < 0)) {
+        if (entry->kind == BUFFER_PUT)
+            status = buffer_remove(own->buffer, entry->key, entry->key_bytes);
+        entry = buffer_seek(own->buffer, entry->key, entry->key_bytes, true);
+    }
+    if (status != ENG_OK)
+        eng_batch_rollback(batch, mark);
+    return status;
+}
+
 enum eng_status eng_batch_next(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, bool after, uint8_t *next,
                                size_t *next_bytes)
 {
     assert(batch->magic == BATCH_MAGIC && key_bytes <= ENG_KEY_BYTES_MAX);
-    uint8_t at[ENG_KEY_BYTES_MAX + 1];
-    size_t at_bytes = key_bytes;
-    memcpy(at, key, key_bytes);
     struct eng_cursor *cursor;
     enum eng_status status = eng_cursor_open(batch->base, &cursor);
     if (status != ENG_OK)
         return status;
-    for (;;) {
-        /* the smallest key of the tree and of each layer from here on; a removal in a newer layer hides it */
-        const uint8_t *best = NULL;
-        size_t best_bytes = 0;
-        status = eng_cursor_seek(cursor, at, at_bytes);
-        if (status == ENG_OK) {
-            best = eng_cursor_key(cursor, &best_bytes);
-            if (after && best_bytes == at_bytes && memcmp(best, at, at_bytes) == 0) {
-                status = eng_cursor_next(cursor);
-                best = status == ENG_OK ? eng_cursor_key(cursor, &best_bytes) : NULL;
-            }
-        }
-        if (status != ENG_OK && status != ENG_NOT_FOUND)
-            break;
-        for (uint32_t i = 0; i <= batch->below_count; i++) {
-            const struct buffer *buffer = i ? batch->below[i - 1]->buffer : batch->own->buffer;
-            const struct buffer_entry *entry = buffer_seek(buffer, at, at_bytes, after);
-            if (entry && (!best || bytes_compare(entry->key, entry->key_bytes, best, best_bytes) < 0)) {
-                best = entry->key;
-                best_bytes = entry->key_bytes;
-            }
-        }
-        status = ENG_NOT_FOUND;
-        if (!best)
-            break;
-        const struct buffer_entry *entry = layers_find(batch, best, best_bytes);
-        memmove(at, best, best_bytes);
-        at_bytes = best_bytes;
-        after = true;
-        if (!entry || entry->kind == BUFFER_PUT) {
-            memcpy(next, at, at_bytes);
-            *next_bytes = at_bytes;
-            status = ENG_OK;
-            break;
-        }
-    }
+    status = batch_seek(batch, cursor, key, key_bytes, after ? SEEK_AFTER : SEEK_FROM, next, next_bytes);
     eng_cursor_close(&cursor);
     return status;
 }
@@ -328,6 +332,7 @@ void eng_batch_rollback(struct eng_batch *batch, uint64_t mark)
 {
     assert(!batch->frozen);
     buffer_rollback(batch->own->buffer, mark);
+    hidden_rollback(&batch->own->hidden, mark);
 }
 
 size_t eng_batch_count(const struct eng_batch *batch)
@@ -383,7 +388,8 @@ static enum eng_status batch_commit(struct eng_batch *batch, uint64_t tag, const
     uint64_t end = 0;
     enum eng_status status = ENG_OK;
     if (eng->log && keep && expected) { /* a refused batch must not be in the log: a replay expects nothing */
-        status = eng_merge(eng, batch->root_index, batch->own->entries, batch->own->count, tag, expected, false, &made);
+        status = eng_merge(eng, batch->root_index, &batch->own->hidden, batch->own->entries, batch->own->count, tag,
+                           expected, false, &made);
         if (summary && (status == ENG_OK || status == ENG_CONFLICT))
             *summary = made;
     }
@@ -394,7 +400,8 @@ static enum eng_status batch_commit(struct eng_batch *batch, uint64_t tag, const
             eng->failed = status;
         return status;
     }
-    status = eng_merge(eng, batch->root_index, batch->own->entries, batch->own->count, tag, expected, keep, &made);
+    status = eng_merge(eng, batch->root_index, &batch->own->hidden, batch->own->entries, batch->own->count, tag,
+                       expected, keep, &made);
     if (summary && (status == ENG_OK || status == ENG_CONFLICT))
         *summary = made;
     if (status != ENG_OK) {

@@ -3,9 +3,12 @@
  *
  * One entry of 96 bytes a version, by lineage, then oldest first:
  *
- *   offset 0   u32 lineage    4  u32 dropped (1: waits for its pins; pins end with the process)
+ *   offset 0   u32 lineage    4  u32 kind: 0 kept, 1 dropped (waits for its pins; pins end with the process)
  *          8   u64 generation     16  u64 tag     24  u32 root     28  u32 head of the death list
  *         32   summary, 64 bytes
+ *
+ * Then one for each fall that is pending (reap.c): kind 2, its birth and death in place of generation and tag, the id
+ * of the node in place of the root, the rest zero.
  *
  * Its length and its checksum (XXH3) stand in the root slot, so the file itself has no header. A catalog is valid if
  * and only if that checksum matches; what is then still impossible (an unknown lineage, tags out of order) is damage.
@@ -22,6 +25,8 @@ enum eng_status catalog_encode(struct store *store, uint8_t **bytes, size_t *len
     size_t count = 0;
     for (uint32_t i = 0; i < ENG_ROOTS_MAX; i++)
         count += store->versions.lineages[i].count;
+    const struct reaper *reaper = &store->reaper;
+    count += reaper->due_count + reaper->waiting_count;
     struct catalog_entry *entries = calloc(count + 1, sizeof *entries), *entry = entries;
     if (!entries)
         return eng_fail(ENG_NO_MEMORY, "%s: catalog of %zu versions: out of memory", store->dir, count);
@@ -30,7 +35,7 @@ enum eng_status catalog_encode(struct store *store, uint8_t **bytes, size_t *len
         for (size_t v = 0; v < line->count; v++, entry++) {
             const struct version *version = &line->versions[line->first + v];
             entry->lineage = i;
-            entry->dropped = version->dropped;
+            entry->kind = version->dropped ? CATALOG_DROPPED : CATALOG_KEPT;
             entry->generation = version->seen.generation;
             entry->tag = version->seen.tag;
             entry->root = version->seen.root;
@@ -38,9 +43,26 @@ enum eng_status catalog_encode(struct store *store, uint8_t **bytes, size_t *len
             entry->summary = version->seen.summary;
         }
     }
+    for (size_t i = 0; i < reaper->due_count + reaper->waiting_count; i++, entry++) {
+        const struct fall *fall = i < reaper->due_count ? &reaper->due[i] : &reaper->waiting[i - reaper->due_count];
+        *entry = (struct catalog_entry){.lineage = fall->lineage,
+                                        .kind = CATALOG_FALL,
+                                        .generation = fall->born,
+                                        .tag = fall->died,
+                                        .root = fall->id};
+    }
     *bytes = (uint8_t *)entries;
     *length = count * sizeof *entries;
     return ENG_OK;
+}
+
+static enum eng_status load_fall(struct store *store, const struct catalog_entry *entry, const char *path, size_t at)
+{
+    if (entry->root == 0 || entry->root >= store->control.limit || entry->generation > entry->tag)
+        return eng_fail(ENG_DAMAGED, "%s: entry at offset %zu: impossible node", path, at);
+    return reap_load(
+        store,
+        &(struct fall){.born = entry->generation, .died = entry->tag, .id = entry->root, .lineage = entry->lineage});
 }
 
 enum eng_status catalog_load(struct store *store, const uint8_t *bytes, size_t length, const char *path)
@@ -50,8 +72,14 @@ enum eng_status catalog_load(struct store *store, const uint8_t *bytes, size_t l
         if (length - at < sizeof entry)
             return eng_fail(ENG_DAMAGED, "%s: entry at offset %zu: cut short", path, at);
         memcpy(&entry, bytes + at, sizeof entry);
-        if (entry.lineage >= ENG_ROOTS_MAX || entry.dropped > 1)
+        if (entry.lineage >= ENG_ROOTS_MAX || entry.kind > CATALOG_FALL)
             return eng_fail(ENG_DAMAGED, "%s: entry at offset %zu: impossible lineage", path, at);
+        if (entry.kind == CATALOG_FALL) {
+            enum eng_status loaded = load_fall(store, &entry, path, at);
+            if (loaded)
+                return loaded;
+            continue;
+        }
         struct lineage *line = &store->versions.lineages[entry.lineage];
         if (line->count && (line->versions[line->count - 1].seen.tag >= entry.tag ||
                             line->versions[line->count - 1].seen.generation >= entry.generation))
@@ -65,7 +93,7 @@ enum eng_status catalog_load(struct store *store, const uint8_t *bytes, size_t l
         if (status)
             return status;
         version_append(store, entry.lineage, &version);
-        if (entry.dropped)
+        if (entry.kind == CATALOG_DROPPED)
             version_mark(store, line, &line->versions[line->count - 1]);
     }
     return ENG_OK;

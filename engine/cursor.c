@@ -4,6 +4,9 @@
  * A cursor keeps the ids of the inner nodes above it and a private copy of the leaf it stands in; ids stay good while
  * the snapshot pins its version, so nothing is held between calls: no lock, no epoch, no pointer into the store. Moving
  * within a leaf touches only the copy; moving to the next one enters an epoch for as long as the copy takes.
+ *
+ * A cursor over a batch remembers its key alone and asks the batch anew for the nearest one at every move
+ * (batch_seek.c), so it sees what was written since. A prefix confines either kind: a move that leaves it is the end.
  */
 #include "engine_internal.h"
 #include "tree.h"
@@ -17,6 +20,10 @@ struct level {
 
 struct eng_cursor {
     struct eng_snapshot *snapshot;
+    struct eng_batch *batch;  /* NULL: over a snapshot */
+    struct eng_cursor *below; /* over the batch's base */
+    size_t prefix_bytes;
+    uint8_t prefix[ENG_KEY_BYTES_MAX];
     struct leaf *leaf; /* the copy; NULL capacity at first */
     size_t leaf_capacity;
     int at;       /* entry; -1: at the end */
@@ -38,10 +45,28 @@ enum eng_status eng_cursor_open(struct eng_snapshot *snapshot, struct eng_cursor
     return ENG_OK;
 }
 
+enum eng_status eng_cursor_open_batch(struct eng_batch *batch, struct eng_cursor **cursor)
+{
+    enum eng_status status = eng_cursor_open(batch->base, cursor);
+    if (status != ENG_OK)
+        return status;
+    (*cursor)->batch = batch;
+    status = eng_cursor_open(batch->base, &(*cursor)->below);
+    if (status != ENG_OK)
+        eng_cursor_close(cursor);
+    return status;
+}
+
+bool cursor_stands(const struct eng_cursor *c)
+{
+    return c->at >= 0;
+}
+
 void eng_cursor_close(struct eng_cursor **cursor)
 {
     if (!*cursor)
         return;
+    eng_cursor_close(&(*cursor)->below);
     free((*cursor)->leaf);
     free((*cursor)->value);
     free(*cursor);
@@ -185,7 +210,7 @@ static enum eng_status settle(struct eng_cursor *c, struct reader *reader, enum 
     return status;
 }
 
-enum eng_status eng_cursor_seek(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
+static enum eng_status snapshot_seek(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
 {
     uint32_t root = c->snapshot->version.root;
     c->top = 0;
@@ -196,26 +221,6 @@ enum eng_status eng_cursor_seek(struct eng_cursor *c, const uint8_t *key, size_t
     if (!reader)
         return ENG_NO_READERS;
     return settle(c, reader, key ? lower_bound(c, key, key_bytes) : edge(c, root, false));
-}
-
-enum eng_status eng_cursor_seek_before(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
-{
-    uint32_t root = c->snapshot->version.root;
-    if (key) {
-        enum eng_status status = eng_cursor_seek(c, key, key_bytes);
-        if (status == ENG_OK)
-            return eng_cursor_prev(c);
-        if (status != ENG_NOT_FOUND)
-            return status;
-    }
-    c->top = 0;
-    c->at = -1;
-    if (!root)
-        return ENG_NOT_FOUND;
-    struct reader *reader = eng_enter(c->snapshot->eng);
-    if (!reader)
-        return ENG_NO_READERS;
-    return settle(c, reader, edge(c, root, true));
 }
 
 static enum eng_status step(struct eng_cursor *c, bool back)
@@ -233,14 +238,102 @@ static enum eng_status step(struct eng_cursor *c, bool back)
     return settle(c, reader, sideways(c, back));
 }
 
+static enum eng_status snapshot_seek_before(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
+{
+    uint32_t root = c->snapshot->version.root;
+    if (key) {
+        enum eng_status status = snapshot_seek(c, key, key_bytes);
+        if (status == ENG_OK)
+            return step(c, true);
+        if (status != ENG_NOT_FOUND)
+            return status;
+    }
+    c->top = 0;
+    c->at = -1;
+    if (!root)
+        return ENG_NOT_FOUND;
+    struct reader *reader = eng_enter(c->snapshot->eng);
+    if (!reader)
+        return ENG_NO_READERS;
+    return settle(c, reader, edge(c, root, true));
+}
+
+/* ---- batches and prefixes ---- */
+
+/* Of a batch: to the nearest key. */
+static enum eng_status nearest(struct eng_cursor *c, const uint8_t *key, size_t key_bytes, enum seek seek)
+{
+    enum eng_status status = batch_seek(c->batch, c->below, key, key_bytes, seek, c->key, &c->key_bytes);
+    c->at = status == ENG_OK ? 0 : -1;
+    return status;
+}
+
+/* A move came to an end with this status: outside the prefix is the end. */
+static enum eng_status confine(struct eng_cursor *c, enum eng_status status)
+{
+    if (status != ENG_OK || !c->prefix_bytes)
+        return status;
+    if (c->key_bytes >= c->prefix_bytes && memcmp(c->key, c->prefix, c->prefix_bytes) == 0)
+        return ENG_OK;
+    c->at = -1;
+    return ENG_NOT_FOUND;
+}
+
+/* The first key behind all that begin with the prefix, in place; false: there is none. */
+static bool behind_prefix(const struct eng_cursor *c, uint8_t bytes[ENG_KEY_BYTES_MAX], size_t *count)
+{
+    memcpy(bytes, c->prefix, c->prefix_bytes);
+    for (*count = c->prefix_bytes; *count && bytes[*count - 1] == 0xff;)
+        --*count;
+    if (*count)
+        bytes[*count - 1]++;
+    return *count != 0;
+}
+
+enum eng_status eng_cursor_prefix(struct eng_cursor *c, const uint8_t *prefix, size_t prefix_bytes)
+{
+    if (prefix_bytes > ENG_KEY_BYTES_MAX)
+        return eng_fail(ENG_INVALID, "prefix: %zu bytes, must be at most %u", prefix_bytes, ENG_KEY_BYTES_MAX);
+    c->prefix_bytes = prefix ? prefix_bytes : 0;
+    if (c->prefix_bytes)
+        memcpy(c->prefix, prefix, prefix_bytes);
+    c->at = -1;
+    return ENG_OK;
+}
+
+enum eng_status eng_cursor_seek(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
+{
+    if (c->prefix_bytes && (!key || bytes_compare(key, key_bytes, c->prefix, c->prefix_bytes) < 0)) {
+        key = c->prefix;
+        key_bytes = c->prefix_bytes;
+    }
+    return confine(c, c->batch ? nearest(c, key, key_bytes, SEEK_FROM) : snapshot_seek(c, key, key_bytes));
+}
+
+enum eng_status eng_cursor_seek_before(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
+{
+    uint8_t bytes[ENG_KEY_BYTES_MAX];
+    size_t count;
+    if (c->prefix_bytes && behind_prefix(c, bytes, &count) &&
+        (!key || bytes_compare(key, key_bytes, bytes, count) > 0)) {
+        key = bytes;
+        key_bytes = count;
+    }
+    return confine(c, c->batch ? nearest(c, key, key_bytes, SEEK_BEFORE) : snapshot_seek_before(c, key, key_bytes));
+}
+
 enum eng_status eng_cursor_next(struct eng_cursor *c)
 {
-    return step(c, false);
+    if (c->at < 0)
+        return ENG_NOT_FOUND;
+    return confine(c, c->batch ? nearest(c, c->key, c->key_bytes, SEEK_AFTER) : step(c, false));
 }
 
 enum eng_status eng_cursor_prev(struct eng_cursor *c)
 {
-    return step(c, true);
+    if (c->at < 0)
+        return ENG_NOT_FOUND;
+    return confine(c, c->batch ? nearest(c, c->key, c->key_bytes, SEEK_BEFORE) : step(c, true));
 }
 
 const uint8_t *eng_cursor_key(const struct eng_cursor *c, size_t *key_bytes)
@@ -250,9 +343,29 @@ const uint8_t *eng_cursor_key(const struct eng_cursor *c, size_t *key_bytes)
     return c->key;
 }
 
+static enum eng_status copy_value(struct eng_cursor *c, struct eng_value *value)
+{
+    if (value->size > c->value_capacity || !c->value) {
+        free(c->value);
+        c->value_capacity = value->size + 256;
+        c->value = malloc(c->value_capacity);
+        if (!c->value) {
+            c->value_capacity = 0;
+            return eng_fail(ENG_NO_MEMORY, "cursor: out of memory");
+        }
+    }
+    memcpy(c->value, value->bytes, value->size);
+    value->bytes = c->value;
+    return ENG_OK;
+}
+
 enum eng_status eng_cursor_value(struct eng_cursor *c, struct eng_value *value)
 {
     assert(c->at >= 0);
+    if (c->batch) {
+        enum eng_status status = eng_batch_get(c->batch, c->key, c->key_bytes, value);
+        return status == ENG_OK ? copy_value(c, value) : status;
+    }
     struct store *store = c->snapshot->eng->store;
     struct leaf_entry e = leaf_entry_at(c->leaf, (unsigned)c->at);
     struct tree_value stored = {e.stored, e.form};
@@ -262,17 +375,8 @@ enum eng_status eng_cursor_value(struct eng_cursor *c, struct eng_value *value)
     if (!reader)
         return ENG_NO_READERS;
     enum eng_status status = tree_value_read(store, &stored, value, NULL);
-    if (status == ENG_OK && value->size > c->value_capacity) {
-        free(c->value);
-        c->value = malloc(value->size);
-        c->value_capacity = c->value ? value->size : 0;
-        if (!c->value)
-            status = eng_fail(ENG_NO_MEMORY, "cursor: out of memory");
-    }
-    if (status == ENG_OK) {
-        memcpy(c->value, value->bytes, value->size);
-        value->bytes = c->value;
-    }
+    if (status == ENG_OK)
+        status = copy_value(c, value);
     reader_leave(reader);
     return status;
 }

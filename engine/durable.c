@@ -2,7 +2,8 @@
  * The log of a library store (ENG_DURABLE_FSYNC): every batch is one record, written while it is merged.
  *
  * Record LOG_USER: u32 root | u64 tag | u32 entries | entry...; entry: u8 kind | u8 value tag | u16 key bytes |
- * u32 value bytes | key | value. It is valid if the log says so (checksum) and it parses to its last byte.
+ * u32 value bytes | key | value. Kind 3, before all others: a range that is removed first, key <= .. < value (value tag
+ * 1: no upper bound, no value). It is valid if the log says so (checksum) and it parses to its last byte.
  *
  * A checkpoint's app_state begins with the u64 offset behind the last record merged at the capture; an open replays the
  * records behind it. The checkpoint is taken by the committing thread between commits, so the offset and the versions
@@ -14,41 +15,55 @@
 #include <stdlib.h>
 
 #define DURABLE_RECORD LOG_USER
+#define DURABLE_RANGE 3 /* in place of an enum buffer_kind */
 #define CHECKPOINT_LOG_BYTES_DEFAULT (256ull << 20)
 
-static size_t entries_bytes(const struct buffer_entry *entries, size_t count)
+static size_t entries_bytes(const struct layer *layer)
 {
     size_t bytes = 16;
-    for (size_t i = 0; i < count; i++)
-        bytes += 8u + entries[i].key_bytes + (entries[i].kind == BUFFER_PUT ? entries[i].value_bytes : 0);
+    for (size_t i = 0; i < layer->hidden.count; i++)
+        bytes += 8u + layer->hidden.sorted[i].from_bytes + layer->hidden.sorted[i].to_bytes;
+    for (size_t i = 0; i < layer->count; i++)
+        bytes += 8u + layer->entries[i].key_bytes +
+                 (layer->entries[i].kind == BUFFER_PUT ? layer->entries[i].value_bytes : 0);
     return bytes;
+}
+
+static uint8_t *put_entry(uint8_t *p, uint8_t kind, uint8_t tag, const uint8_t *key, uint32_t key_bytes,
+                          const uint8_t *value, uint32_t value_bytes)
+{
+    uint16_t key_bytes16 = (uint16_t)key_bytes;
+    p[0] = kind;
+    p[1] = tag;
+    memcpy(p + 2, &key_bytes16, 2);
+    memcpy(p + 4, &value_bytes, 4);
+    memcpy(p + 8, key, key_bytes);
+    if (value_bytes)
+        memcpy(p + 8 + key_bytes, value, value_bytes);
+    return p + 8 + key_bytes + value_bytes;
 }
 
 enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *end)
 {
-    const struct buffer_entry *entries = batch->own->entries;
-    size_t count = batch->own->count, bytes = entries_bytes(entries, count);
+    const struct layer *layer = batch->own;
+    size_t bytes = entries_bytes(layer);
     if (bytes > LOG_RECORD_BYTES_MAX)
         return eng_fail(ENG_TOO_LARGE, "batch: %zu bytes, a log record has at most %u", bytes, LOG_RECORD_BYTES_MAX);
     uint8_t *record = malloc(bytes), *p = record;
     if (!record)
         return eng_fail(ENG_NO_MEMORY, "batch: out of memory");
-    uint32_t count32 = (uint32_t)count;
+    uint32_t count32 = (uint32_t)(layer->hidden.count + layer->count);
     memcpy(p, &batch->root_index, 4);
     memcpy(p + 4, &tag, 8);
     memcpy(p + 12, &count32, 4);
     p += 16;
-    for (size_t i = 0; i < count; i++) {
-        const struct buffer_entry *e = &entries[i];
-        uint32_t value_bytes = e->kind == BUFFER_PUT ? e->value_bytes : 0;
-        p[0] = e->kind;
-        p[1] = e->tag;
-        memcpy(p + 2, &e->key_bytes, 2);
-        memcpy(p + 4, &value_bytes, 4);
-        memcpy(p + 8, e->key, e->key_bytes);
-        if (value_bytes)
-            memcpy(p + 8 + e->key_bytes, e->value, value_bytes);
-        p += 8u + e->key_bytes + value_bytes;
+    for (size_t i = 0; i < layer->hidden.count; i++) {
+        const struct hidden_range *range = &layer->hidden.sorted[i];
+        p = put_entry(p, DURABLE_RANGE, !range->to, range->from, range->from_bytes, range->to, range->to_bytes);
+    }
+    for (size_t i = 0; i < layer->count; i++) {
+        const struct buffer_entry *e = &layer->entries[i];
+        p = put_entry(p, e->kind, e->tag, e->key, e->key_bytes, e->value, e->kind == BUFFER_PUT ? e->value_bytes : 0);
     }
     uint64_t offset;
     enum eng_status status = log_append(eng->log, DURABLE_RECORD, record, (uint32_t)bytes, -1, &offset, end);
@@ -56,6 +71,39 @@ enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t
     if (status == ENG_OK && eng->inline_only)
         status = log_flush(eng->log);
     return status;
+}
+
+/* One entry of a record into what is to be merged. False: it is none, *status ENG_OK. */
+static bool replay_entry(const uint8_t **at, const uint8_t *end, struct buffer *buffer, struct hidden *hidden,
+                         enum eng_status *status)
+{
+    const uint8_t *p = *at;
+    uint16_t key_bytes;
+    uint32_t value_bytes;
+    if (end - p < 8)
+        return false;
+    memcpy(&key_bytes, p + 2, 2);
+    memcpy(&value_bytes, p + 4, 4);
+    if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX || (size_t)(end - p) < 8u + key_bytes + (size_t)value_bytes ||
+        p[1] > ENG_AMOUNT)
+        return false;
+    const uint8_t *key = p + 8, *value = key + key_bytes;
+    *at = value + value_bytes;
+    switch (p[0]) {
+    case BUFFER_PUT:
+        *status = buffer_put(buffer, key, key_bytes, (enum eng_tag)p[1], value, value_bytes);
+        return true;
+    case BUFFER_REMOVE:
+        *status = buffer_remove(buffer, key, key_bytes);
+        return true;
+    case DURABLE_RANGE:
+        if (value_bytes > ENG_KEY_BYTES_MAX || (p[1] && value_bytes) ||
+            (!p[1] && bytes_compare(key, key_bytes, value, value_bytes) >= 0))
+            return false;
+        *status = hidden_add(hidden, &(struct hidden_range){key, p[1] ? NULL : value, key_bytes, value_bytes}, 0);
+        return true;
+    }
+    return false;
 }
 
 static enum eng_status replay_record(struct eng *eng, const struct log_record *record)
@@ -73,23 +121,11 @@ static enum eng_status replay_record(struct eng *eng, const struct log_record *r
     if (root >= ENG_ROOTS_MAX || (store_head(eng->store, root, &head) && head.tag >= tag))
         goto damaged;
     struct buffer *buffer;
+    struct hidden hidden = {0};
     enum eng_status status = buffer_open(&buffer);
-    for (uint32_t i = 0; i < count && status == ENG_OK; i++) {
-        uint16_t key_bytes;
-        uint32_t value_bytes;
-        if (end - p < 8)
+    for (uint32_t i = 0; i < count && status == ENG_OK; i++)
+        if (!replay_entry(&p, end, buffer, &hidden, &status))
             goto damaged_buffer;
-        memcpy(&key_bytes, p + 2, 2);
-        memcpy(&value_bytes, p + 4, 4);
-        if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX ||
-            (size_t)(end - p) < 8u + key_bytes + (size_t)value_bytes || p[1] > ENG_AMOUNT ||
-            (p[0] != BUFFER_PUT && p[0] != BUFFER_REMOVE))
-            goto damaged_buffer;
-        status = p[0] == BUFFER_PUT
-                     ? buffer_put(buffer, p + 8, key_bytes, (enum eng_tag)p[1], p + 8 + key_bytes, value_bytes)
-                     : buffer_remove(buffer, p + 8, key_bytes);
-        p += 8u + key_bytes + value_bytes;
-    }
     if (status == ENG_OK && p != end)
         goto damaged_buffer;
     const struct buffer_entry *entries;
@@ -98,11 +134,13 @@ static enum eng_status replay_record(struct eng *eng, const struct log_record *r
     if (status == ENG_OK)
         status = buffer_freeze(buffer, &entries, &entry_count);
     if (status == ENG_OK)
-        status = eng_merge(eng, root, entries, entry_count, tag, NULL, true, &summary);
+        status = eng_merge(eng, root, &hidden, entries, entry_count, tag, NULL, true, &summary);
     buffer_close(&buffer);
+    hidden_free(&hidden);
     return status;
 damaged_buffer:
     buffer_close(&buffer);
+    hidden_free(&hidden);
 damaged:
     return eng_fail(ENG_DAMAGED, "log: record at offset %llu: not a batch", (unsigned long long)record->offset);
 }

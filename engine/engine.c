@@ -13,6 +13,7 @@
 
 static enum eng_status open_store(struct eng *eng, const struct eng_options *options)
 {
+    struct store_shape shape = tree_store_shape(eng->caches);
     struct store_options store = {
         .disk = eng->disk,
         .dir = "state",
@@ -22,6 +23,7 @@ static enum eng_status open_store(struct eng *eng, const struct eng_options *opt
         .arenas = eng->threads,
         .background = !options->inline_only,
         .create = options->create,
+        .shape = &shape,
     };
     if (store.leaf_bytes < ENG_LEAF_BYTES_MIN || store.leaf_bytes > ENG_LEAF_BYTES_MAX)
         return eng_fail(ENG_INVALID, "leaf_bytes: %u, must be %u to %u", store.leaf_bytes, ENG_LEAF_BYTES_MIN,
@@ -65,11 +67,13 @@ enum eng_status eng_open(const struct eng_options *options, struct eng **out)
         if (status == ENG_OK)
             status = disk_lock(eng->disk, "LOCK");
     }
+    eng->caches = calloc(1, sizeof *eng->caches);
+    if (status == ENG_OK && !eng->caches)
+        status = eng_fail(ENG_NO_MEMORY, "store: out of memory");
     if (status == ENG_OK)
         status = open_store(eng, options);
     if (status == ENG_OK) {
-        eng->caches = calloc(1, sizeof *eng->caches);
-        if (!eng->caches || !merger_init(&eng->merger, eng->store, eng->caches, eng->leaf_bytes, eng->inline_bytes) ||
+        if (!merger_init(&eng->merger, eng->store, eng->caches, eng->leaf_bytes, eng->inline_bytes) ||
             !merge_pool_open(eng->store, eng->caches, eng->threads, eng->leaf_bytes, eng->inline_bytes, &eng->pool))
             status = eng_fail(ENG_NO_MEMORY, "store: out of memory");
     }
@@ -111,8 +115,9 @@ void eng_close(struct eng **out)
     *out = NULL;
 }
 
-enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct buffer_entry *entries, size_t count,
-                          uint64_t tag, const struct eng_summary *expected, bool keep, struct eng_summary *summary)
+enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct hidden *hidden,
+                          const struct buffer_entry *entries, size_t count, uint64_t tag,
+                          const struct eng_summary *expected, bool keep, struct eng_summary *summary)
 {
     struct store_version head = {0};
     store_head(eng->store, root_index, &head);
@@ -124,8 +129,11 @@ enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct buf
     m->pool = eng->pool;
     merger_begin(m, store_arena(eng->store, 0));
     merge_pool_begin(eng->pool, m);
-    uint32_t root;
-    status = merge_tree(m, head.root, entries, count, &root, summary);
+    uint32_t root = head.root;
+    for (size_t i = 0; hidden && i < hidden->count && status == ENG_OK; i++)
+        status = merge_remove_range(m, root, &hidden->sorted[i], &root, summary);
+    if (status == ENG_OK)
+        status = merge_tree(m, root, entries, count, &root, summary);
     if (status == ENG_OK && expected && memcmp(summary, expected, sizeof *summary) != 0)
         status = eng_fail(ENG_CONFLICT, "root: the result is not the one that was expected");
     if (status == ENG_OK && keep)

@@ -48,6 +48,7 @@ struct eng_snapshot {
 /* A write buffer that more than one batch may read through. */
 struct layer {
     struct buffer *buffer;
+    struct hidden hidden;               /* what it removed as ranges; its own entries come before them */
     uint32_t references;                /* under eng->batches */
     const struct buffer_entry *entries; /* when frozen, in key order */
     size_t count;
@@ -76,10 +77,30 @@ static inline struct reader *eng_enter(struct eng *eng)
     return reader;
 }
 
+/* What the layers of a batch say of a key, newest first. */
+enum layers_say { LAYERS_ENTRY, LAYERS_HIDDEN, LAYERS_NOTHING };
+enum layers_say layers_find(const struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
+                            const struct buffer_entry **entry);
+static inline struct layer *batch_layer(const struct eng_batch *batch, uint32_t index)
+{
+    return index ? batch->below[index - 1] : batch->own;
+}
+
+/* Does a cursor stand on an entry? */
+bool cursor_stands(const struct eng_cursor *cursor);
+
+/* The nearest key a batch sees: at or after, after, or before the given one (before with key NULL: the last of all),
+ * copied to found (ENG_KEY_BYTES_MAX bytes). tree: a cursor over batch->base, moved (batch_seek.c). ENG_NOT_FOUND. */
+enum seek { SEEK_FROM, SEEK_AFTER, SEEK_BEFORE };
+enum eng_status batch_seek(struct eng_batch *batch, struct eng_cursor *tree, const uint8_t *key, size_t key_bytes,
+                           enum seek seek, uint8_t *found, size_t *found_bytes);
+
 enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options);
 enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *end);
 void eng_log_checkpoint(struct eng *eng);
-enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct buffer_entry *entries, size_t count,
-                          uint64_t tag, const struct eng_summary *expected, bool keep, struct eng_summary *summary);
+/* hidden: ranges to remove before the entries are written; may be NULL. */
+enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct hidden *hidden,
+                          const struct buffer_entry *entries, size_t count, uint64_t tag,
+                          const struct eng_summary *expected, bool keep, struct eng_summary *summary);
 
 #endif

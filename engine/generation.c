@@ -40,6 +40,7 @@ void arena_free(struct arena *arena)
     free(arena->ids);
     free(arena->own);
     free(arena->deaths);
+    free(arena->falls);
     slots_free(arena);
 }
 
@@ -255,7 +256,7 @@ static void generation_close(struct store *store)
         arena->ids_count -= arena->taken;
         if (arena->ids_count)
             memmove(arena->ids, arena->ids + arena->taken, arena->ids_count * sizeof *arena->ids);
-        arena->taken = arena->own_count = arena->deaths_count = 0;
+        arena->taken = arena->own_count = arena->deaths_count = arena->falls_count = 0;
         arena->generation = 0;
     }
     /* release: partner of the acquire in compact.c; from here on these objects may be moved */
@@ -332,6 +333,8 @@ enum eng_status store_commit(struct store *store, uint64_t tag, uint32_t root, c
         else
             status = list_prepend(&store->arenas[0], arena->deaths, arena->deaths_count, &list);
     }
+    if (status == ENG_OK)
+        status = reap_room(store);
     if (status)
         return status;
     struct version version = {.list = list};
@@ -340,12 +343,15 @@ enum eng_status store_commit(struct store *store, uint64_t tag, uint32_t root, c
     version.seen.root = root;
     version.seen.summary = *summary;
     version_append(store, store->open_lineage, &version);
+    reap_take(store);
     store->slot_arenas = 1; /* a merge that was not split leaves the others idle, and slots with them unused */
     for (uint32_t i = 1; i < store->arenas_count; i++)
         store->slot_arenas += store->arenas[i].taken != 0;
     generation_keep(store);
     /* The version stands whatever comes of the frees that were put off: they stay due, and store_drop reports why. */
     enum eng_status released = versions_release(store);
+    if (released == ENG_OK)
+        released = store_reap(store, REAP_STEP, NULL);
     (void)released;
     return ENG_OK;
 }

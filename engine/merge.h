@@ -22,6 +22,7 @@
 #include "bump.h"
 #include "digest_cache.h"
 #include "digest_queue.h"
+#include "hidden.h"
 #include "node.h"
 #include "store.h"
 
@@ -64,6 +65,7 @@ struct branch {
 };
 
 struct merge_pool;
+struct merge_group;
 
 #define AHEAD_STAGES 6u
 #define AHEAD_RING 64u
@@ -91,6 +93,9 @@ struct merger {
     uint8_t path[ENG_KEY_BYTES_MAX + 16]; /* key bytes above the node at hand */
 };
 
+/* For store_options: how trees are freed lazily (below.c). */
+struct store_shape tree_store_shape(struct cache_table *caches);
+
 /* One thread's merger. */
 bool merger_init(struct merger *m, struct store *store, struct cache_table *caches, uint32_t leaf_bytes,
                  uint32_t inline_bytes);
@@ -106,6 +111,11 @@ void *merge_scratch(struct merger *m, size_t bytes);
 enum eng_status merge_tree(struct merger *m, uint32_t root, const operation *ops, size_t count, uint32_t *result,
                            struct eng_summary *summary);
 
+/* Takes everything in from <= key < to (NULL: open end) out of the tree, in O(depth) (merge_range.c). All digests
+ * computed. To be followed by merge_tree in the same generation. */
+enum eng_status merge_remove_range(struct merger *m, uint32_t root, const struct hidden_range *range, uint32_t *result,
+                                   struct eng_summary *summary);
+
 /* Parts, all of which may unwind. */
 struct set merge_node(struct merger *m, uint32_t id, unsigned depth, size_t lo, size_t hi);
 struct set merge_leaf(struct merger *m, struct leaf *leaf, unsigned depth, size_t lo, size_t hi);
@@ -113,6 +123,8 @@ struct set merge_inner(struct merger *m, struct inner *inner, unsigned depth, si
 /* Puts among the operations as pending entries (at most SET_EMPTY if there are none). */
 struct set pending_operations(struct merger *m, size_t lo, size_t hi);
 /* Entries of an untouched or finished leaf as pending; kills the leaf. */
+/* The same without the entries [lo, hi), whose outside values are killed. */
+struct set leaf_without(struct merger *m, struct leaf *leaf, unsigned lo, unsigned hi);
 struct set leaf_extract(struct merger *m, struct leaf *leaf);
 /* A node for a set that is to hang at depth: light sets become a leaf, heavy ones a subtree. */
 uint32_t build_leaf(struct merger *m, const struct entry *entries, size_t count, unsigned depth);
@@ -124,6 +136,9 @@ struct set finish_items(struct merger *m, unsigned depth, unsigned child_depth, 
 /* Cuts items into branches (merge_cut.c). */
 size_t cut_items(struct merger *m, struct item *items, size_t count, unsigned child_depth, struct branch *branches);
 struct set gather_items(struct merger *m, struct item *items, size_t count);
+/* What becomes of an inner node some of whose branches have become the groups' sets: its cache is its own or fresh. */
+struct set inner_regroup(struct merger *m, struct inner *inner, struct digest_cache *cache, unsigned depth,
+                         struct merge_group *groups, size_t count, bool fresh_cache);
 /* The same inner node under another depth. */
 struct set inner_rehang(struct merger *m, struct inner *inner, unsigned depth);
 /* The cache of an inner node, made if there is none (*fresh). */

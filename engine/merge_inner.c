@@ -454,6 +454,26 @@ void merge_groups(struct merger *m, struct merge_group *groups, size_t count, un
     }
 }
 
+struct set inner_regroup(struct merger *m, struct inner *inner, struct digest_cache *cache, unsigned depth,
+                         struct merge_group *groups, size_t count, bool fresh_cache)
+{
+    bool changed = false;
+    for (size_t g = 0; g < count; g++) {
+        const struct set *set = &groups[g].set;
+        changed |= groups[g].branch < 0 ? set->kind != SET_EMPTY : set->kind != SET_NODE || set->id != groups[g].child;
+    }
+    if (!changed) {
+        if (fresh_cache)
+            cache_drop(m, inner->node.object.id); /* its digests were not asked for */
+        return inner_rehang(m, inner, depth);
+    }
+    /* changed in place from here on: an undone merge must forget it, wherever it stops */
+    cache_move(m, inner->node.object.id, inner->node.object.id);
+    if (shape_changes(m, inner, cache, groups, count))
+        return recut(m, inner, cache, depth, groups, count, fresh_cache);
+    return replace_children(m, inner, cache, depth, groups, count, fresh_cache);
+}
+
 struct set merge_inner(struct merger *m, struct inner *inner, unsigned depth, size_t lo, size_t hi)
 {
     unsigned child_depth = inner_child_depth(inner), part;
@@ -470,19 +490,5 @@ struct set merge_inner(struct merger *m, struct inner *inner, unsigned depth, si
     struct digest_cache *cache = inner_cache(m, inner, &fresh_cache);
     if (!merge_split(m, groups, count, child_depth))
         merge_groups(m, groups, count, child_depth);
-    bool changed = false;
-    for (size_t g = 0; g < count; g++) {
-        const struct set *set = &groups[g].set;
-        changed |= groups[g].branch < 0 ? set->kind != SET_EMPTY : set->kind != SET_NODE || set->id != groups[g].child;
-    }
-    if (!changed) {
-        if (fresh_cache)
-            cache_drop(m, inner->node.object.id); /* its digests were not asked for */
-        return inner_rehang(m, inner, depth);
-    }
-    /* changed in place from here on: an undone merge must forget it, wherever it stops */
-    cache_move(m, inner->node.object.id, inner->node.object.id);
-    if (shape_changes(m, inner, cache, groups, count))
-        return recut(m, inner, cache, depth, groups, count, fresh_cache);
-    return replace_children(m, inner, cache, depth, groups, count, fresh_cache);
+    return inner_regroup(m, inner, cache, depth, groups, count, fresh_cache);
 }

@@ -175,6 +175,27 @@ struct set leaf_extract(struct merger *m, struct leaf *leaf)
     return set;
 }
 
+struct set leaf_without(struct merger *m, struct leaf *leaf, unsigned lo, unsigned hi)
+{
+    struct set set = {.kind = SET_EMPTY};
+    bool born_now = leaf->node.object.generation == m->generation;
+    set.entries = merge_scratch(m, leaf->count * sizeof *set.entries);
+    for (unsigned i = 0; i < leaf->count; i++) {
+        if (i >= lo && i < hi) {
+            struct leaf_entry gone = leaf_entry_at(leaf, i);
+            kill_outside(m, &gone);
+            continue;
+        }
+        struct entry *e = &set.entries[set.count++];
+        list_entry(m, leaf, i, born_now, e);
+        e->dirty |= i + 1 == lo || i == hi;
+        set.weight += entry_weight(e);
+        set.kind = SET_PENDING;
+    }
+    merge_kill(m, &leaf->node.object);
+    return set;
+}
+
 #define PATCH_MAX 64u
 
 /* Operations that keep the leaf a leaf and its prefix: updates of the same size, and inserts. */

@@ -9,7 +9,6 @@
  *   inner  96  u16 branches | u16 depth | u16 prefix bytes | u8 own | u8 0 | u32 bytes | u32 0
  *         112  u8 start[branches] | u8 log2[branches] | (to 4) | u32 child[branches] | prefix
  *   value  24  u64 bytes | the bytes
- *   tree   24  u32 root | u32 base | u64 since | summary (64)
  *
  * depth is the number of key bytes above the node; its prefix follows them, and a leaf's suffixes follow its prefix. A
  * child hangs at its parent's depth + prefix, so the byte that chose it is the first of its own prefix (or of its
@@ -70,17 +69,6 @@ struct value_object {
     uint8_t bytes[];
 };
 _Static_assert(sizeof(struct value_object) == 32, "on disk");
-
-/* A subtree as a value: stored in its parent's leaf as outside, {u32 id of this object, u32 64, digest of the subtree}.
- */
-struct tree_object {
-    struct object object;
-    uint32_t root;  /* node, 0: empty */
-    uint32_t base;  /* what it shares with clones, 0: nothing */
-    uint64_t since; /* generation in which this tree (not this version of it) came into being */
-    struct eng_summary summary;
-};
-_Static_assert(sizeof(struct tree_object) == 104, "on disk");
 
 #define STORED_OUTSIDE_BYTES 40u
 #define FORM_TAG(f) ((enum eng_tag)((f)&3u))

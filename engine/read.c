@@ -172,51 +172,6 @@ enum eng_status tree_value_read(struct store *store, const struct tree_value *st
     return ENG_OK;
 }
 
-enum eng_status tree_rank(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes, uint64_t *rank)
-{
-    *rank = 0;
-    for (uint32_t id = root; id;) {
-        const struct node *node = store_node(store, id);
-        if (!node)
-            return ENG_DAMAGED;
-        bool is_leaf = node->object.type == OBJECT_LEAF;
-        const struct leaf *leaf = (const struct leaf *)node;
-        const struct inner *inner = (const struct inner *)node;
-        unsigned depth = is_leaf ? leaf->depth : inner->depth;
-        unsigned prefix = is_leaf ? leaf->prefix_bytes : inner->prefix_bytes;
-        const uint8_t *bytes = is_leaf ? leaf_prefix(leaf) : inner_prefix(inner);
-        size_t rest = key_bytes - depth;
-        int order = memcmp(bytes, key + depth, prefix < rest ? prefix : rest);
-        if (order < 0) {
-            *rank += node->summary.count;
-            return ENG_OK;
-        }
-        if (order > 0 || rest < prefix)
-            return ENG_OK;
-        unsigned at = depth + prefix;
-        if (is_leaf) {
-            *rank += leaf_lower_bound(leaf, key + at, key_bytes - at);
-            return ENG_OK;
-        }
-        if (key_bytes == at)
-            return ENG_OK;
-        unsigned upto = inner_upto(inner, key[at]);
-        int branch = inner_branch(inner, key[at]);
-        unsigned before = branch < 0 ? upto : (unsigned)branch;
-        const uint32_t *child = inner_child(inner);
-        for (unsigned i = 0; i < before; i++) {
-            if (i + 8 < before)
-                store_prefetch_control(store, child[i + 8]);
-            const struct node *sibling = store_node(store, child[i]);
-            if (!sibling)
-                return ENG_DAMAGED;
-            *rank += sibling->summary.count;
-        }
-        id = branch < 0 ? 0 : child[branch];
-    }
-    return ENG_OK;
-}
-
 static void entry_digest(const struct leaf *leaf, const uint8_t *head, unsigned index, uint8_t out[32])
 {
     struct leaf_entry e = leaf_entry_at(leaf, index);

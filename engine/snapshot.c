@@ -122,6 +122,32 @@ enum eng_status eng_get(struct eng_snapshot *snapshot, const uint8_t *key, size_
     return status;
 }
 
+enum eng_status eng_get_part(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes, uint64_t offset,
+                             uint64_t bytes,
+                             void (*found)(void *context, const struct eng_value *part, uint64_t size), void *context)
+{
+    assert(snapshot->magic == SNAPSHOT_MAGIC);
+    enum eng_status status = check_key(key_bytes);
+    if (status != ENG_OK)
+        return status;
+    struct reader *reader = eng_enter(snapshot->eng);
+    if (!reader)
+        return ENG_NO_READERS;
+    struct tree_value stored;
+    struct eng_value value;
+    status = tree_get(snapshot->eng->store, snapshot->version.root, key, key_bytes, &stored);
+    if (status == ENG_OK)
+        status = tree_value_read(snapshot->eng->store, &stored, &value, NULL);
+    if (status == ENG_OK) {
+        uint64_t size = value.size, from = offset < size ? offset : size;
+        value.bytes += from;
+        value.size = size - from < bytes ? size - from : bytes;
+        found(context, &value, size);
+    }
+    reader_leave(reader);
+    return status;
+}
+
 struct copy_target {
     enum eng_tag *tag;
     uint8_t *bytes;
@@ -173,20 +199,6 @@ enum eng_status eng_get_many(struct eng_snapshot *snapshot, size_t count, const 
                 found(context, at + i, &value);
         }
     }
-    reader_leave(reader);
-    return status;
-}
-
-enum eng_status eng_rank(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes, uint64_t *rank)
-{
-    if (!key) {
-        *rank = snapshot->version.summary.count;
-        return ENG_OK;
-    }
-    struct reader *reader = eng_enter(snapshot->eng);
-    if (!reader)
-        return ENG_NO_READERS;
-    enum eng_status status = tree_rank(snapshot->eng->store, snapshot->version.root, key, key_bytes, rank);
     reader_leave(reader);
     return status;
 }

@@ -52,6 +52,7 @@ static void store_release(struct store *store)
     free(store->arenas);
     arena_free(&store->compactor.arena);
     versions_close(store);
+    reap_close(store);
     checkpoint_close(store);
     control_close(store);
     segments_close(store);
@@ -83,6 +84,8 @@ static enum eng_status store_make(const struct store_options *options, struct st
     store->arenas_count = options->arenas;
     store->slot_arenas = 1;
     store->background = options->background;
+    if (options->shape)
+        store->shape = *options->shape;
     store->compactor.arena.segment = ARENA_CLOSED;
     pthread_mutex_init(&store->segments.lock, NULL);
     pthread_mutex_init(&store->control.lock, NULL);

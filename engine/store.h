@@ -41,7 +41,6 @@ enum object_type {
     OBJECT_INNER = 2,
     OBJECT_VALUE = 3,
     OBJECT_LIST = 4,
-    OBJECT_TREE = 5
 };
 
 /* The first 24 bytes of every object. */
@@ -72,17 +71,13 @@ struct store_options {
     uint32_t arenas;                   /* how many threads allocate in one generation (1..ENG_THREADS_MAX) */
     bool background;                   /* run a maintenance thread */
     bool create;                       /* create if there is no state yet; otherwise ENG_NOT_FOUND */
-    /* The tree's part in freeing what lies below an object: calls each for every child id an object names, and says
-     * what a tree object names; forget is called for every id that is freed by store_reap. */
-    const struct store_shape *shape;
+    const struct store_shape *shape;   /* NULL: no store_kill_below */
 };
 
-/* What the store must know of nodes, told by the tree (a table of functions; tests give their own). */
+/* What the store must know of nodes, told by the tree. */
 struct store_shape {
-    /* Children of an OBJECT_INNER or OBJECT_LEAF (nodes, values, trees), each once; not those of an OBJECT_TREE. */
+    /* Calls each for every id an object names: children of nodes, values of leaves. */
     void (*below)(const struct object *object, void (*each)(void *context, uint32_t id), void *context);
-    /* Of an OBJECT_TREE: its root node (0: empty), its base, the generation since which its holder exists. */
-    void (*tree)(const struct object *object, uint32_t *root, uint32_t *base, uint64_t *since);
     /* An id is about to be freed by store_reap: caches keyed by it must go. */
     void (*forget)(void *context, uint32_t id);
     void *context;
@@ -179,41 +174,16 @@ enum eng_status arena_status(const struct arena *arena);
  * the death list. Its bytes stay readable until the generation is closed. */
 void store_kill(struct arena *arena, uint32_t id, uint64_t born);
 
-/* The same for a node and everything below it that was born after the floor of base (0: all): O(1) here, freed lazily
- * by store_reap, each object as soon as no kept version can see it. */
-void store_kill_below(struct arena *arena, uint32_t id, uint64_t born, uint32_t base);
-/* A subtree is gone (deleted, replaced, or dropped with its batch): its OBJECT_TREE, its nodes as above, and its hold
- * on its base. */
-void store_end_tree(struct arena *arena, uint32_t id);
-/* The rest of this commit belongs to a new generation, so that what was made so far can be told from what follows. One
- * version and one undo cover all generations between store_begin and store_commit. */
-void store_advance(struct store *store);
+/* The same for a node and everything below it: O(1) here, freed lazily, each object as soon as no kept version can see
+ * it. */
+void store_kill_below(struct arena *arena, uint32_t id, uint64_t born);
 
-/*
- * Bases: what a subtree and its clones share. A base owns the nodes reachable from its root that were born after the
- * floor of the base before it and up to its own floor; a tree that has a base owns only what was born after that floor,
- * and its merges list no other deaths. A base counts its holders (trees, and bases made on top of it); when the last
- * one is gone, and every version that could see it, store_reap frees what it owns and lets go of the base before it.
- * Changes are undone by store_abort. In the thread that commits, in an open generation, except for the first three.
- */
-uint64_t store_base_floor(struct store *store, uint32_t base); /* a generation; 0 for base 0 */
-uint32_t store_base_root(struct store *store, uint32_t base);
-bool store_base_sole(struct store *store, uint32_t base); /* it has one holder */
-/* A new base with this root, before: 0 or the base of the tree that is cloned, whose hold passes to the new base; its
- * floor is the newest generation that may have made nodes of root (present: those of the open generation are among
- * them, and store_advance must follow before more is made). Two holders. ENG_NO_MEMORY. */
-ENG_MUST_CHECK enum eng_status store_base_make(struct store *store, uint32_t root, uint32_t before, bool present,
-                                               uint32_t *base);
-void store_base_hold(struct store *store, uint32_t base);
-/* A hold is given back at once (a tree of this very generation was dropped; a tree has taken another base). */
-void store_base_release(struct store *store, uint32_t base);
-/* The sole holder takes back what the base owns: what its present root does not share is killed, the base is gone, the
- * tree's base is from now on *before. O(difference). ENG_DAMAGED, ENG_NO_MEMORY. */
-ENG_MUST_CHECK enum eng_status store_base_absorb(struct arena *arena, uint32_t base, uint32_t root, uint32_t *before);
-
-/* Frees up to max objects that store_kill_below, store_end_tree and bases left behind; *left: some are due still.
- * Between generations, by the thread that commits (store_commit and store_drop do some by themselves). */
+/* Frees up to max objects that store_kill_below left behind and nobody can see; *left (may be NULL): some are due
+ * still. Between generations, by the thread that commits (store_commit and store_drop do some by themselves). */
 ENG_MUST_CHECK enum eng_status store_reap(struct store *store, uint64_t max, bool *left);
+/* Walks all versions, death lists and pending falls and counts ids that are live and belong to nobody, or are named and
+ * not live. Nothing open for writing. ENG_DAMAGED, ENG_NO_MEMORY; needs a shape. */
+ENG_MUST_CHECK enum eng_status store_audit(struct store *store, uint64_t *leaked, uint64_t *missing);
 
 /* Makes death-list objects, appends the version {generation, tag, root, summary} to the lineage, leaves the epoch. The
  * version becomes visible by one release store of the lineage's head. On error nothing is published, and the caller

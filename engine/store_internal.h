@@ -5,6 +5,7 @@
  *   control     ids                      control.c
  *   arenas      allocation               generation.c
  *   versions    what is kept             version.c, deathlist.c, catalog.c
+ *   reaper      freeing lazily           reap.c
  *   readers     epochs                   reader.c
  *   checkpoint  what is durable          checkpoint.c, rootslot.c, journal.c, recovery.c
  *   compactor   moving                   compact.c, maintenance.c
@@ -22,6 +23,7 @@
 #include "checkpoint.h"
 #include "control.h"
 #include "reader.h"
+#include "reap.h"
 #include "rootslot.h"
 #include "segment.h"
 #include "store.h"
@@ -45,6 +47,8 @@ struct store {
     struct readers readers;
     struct checkpoint checkpoint;
     struct compactor compactor;
+    struct reaper reaper;
+    struct store_shape shape; /* below NULL: none */
     pthread_mutex_t maintenance;
     _Atomic uint32_t maintenance_wanted; /* threads that wait for it: the compactor stands back */
 

@@ -26,9 +26,11 @@ ENG_MUST_CHECK enum eng_status tree_get_many(struct store *store, uint32_t root,
 /* The value as the API shows it (bytes point into the store). */
 ENG_MUST_CHECK enum eng_status tree_value_read(struct store *store, const struct tree_value *stored,
                                                struct eng_value *value, const uint8_t **digest);
-/* Entries with a key below the given one. */
-ENG_MUST_CHECK enum eng_status tree_rank(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes,
-                                         uint64_t *rank);
+/* Count and sum of the entries with a key below the given one; of from <= key < to (NULL: open end) (range.c). */
+ENG_MUST_CHECK enum eng_status tree_below(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes,
+                                          struct eng_totals *totals);
+ENG_MUST_CHECK enum eng_status tree_totals(struct store *store, uint32_t root, const uint8_t *from, size_t from_bytes,
+                                           const uint8_t *to, size_t to_bytes, struct eng_totals *totals);
 /* Summary of the entries lo..hi of a leaf, or the branches lo..hi of an inner node; head: key bytes above the node. */
 void leaf_summary(const struct leaf *leaf, const uint8_t *head, unsigned lo, unsigned hi, struct eng_summary *out);
 ENG_MUST_CHECK enum eng_status inner_summary(struct store *store, const struct inner *inner, unsigned lo, unsigned hi,

@@ -213,6 +213,21 @@ void version_mark(struct store *store, struct lineage *line, struct version *ver
     version_due(store, line, version);
 }
 
+bool version_sees(struct store *store, uint32_t lineage, uint64_t born, uint64_t died)
+{
+    const struct lineage *line = lineage_of(store, lineage);
+    const struct version *versions = line->versions + line->first;
+    size_t low = 0, high = line->count;
+    while (low < high) { /* the first that is not older than born */
+        size_t middle = low + (high - low) / 2;
+        if (versions[middle].seen.generation < born)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < line->count && versions[low].seen.generation < died;
+}
+
 /* ---- dropping ----------------------------------------------------------------------------------------------------*/
 
 /* Takes version i out of the array. By the committing thread. */
@@ -229,6 +244,7 @@ static void version_remove(struct store *store, struct lineage *line, size_t i)
     }
     line->count--;
     line->releasable--;
+    store->reaper.look = true;
     atomic_fetch_sub_explicit(&store->versions.releasable, 1, memory_order_relaxed);
     pthread_mutex_unlock(&store->versions.lock);
 }
@@ -310,6 +326,7 @@ enum eng_status versions_release(struct store *store)
 enum eng_status store_drop(struct store *store, uint32_t lineage, uint64_t tag)
 {
     struct lineage *line = lineage_of(store, lineage);
+    enum eng_status status;
     assert(store->open == 0);
     pthread_mutex_lock(&store->versions.lock);
     struct version *found = version_find(line, tag);
@@ -325,12 +342,14 @@ enum eng_status store_drop(struct store *store, uint32_t lineage, uint64_t tag)
     if (head)
         return eng_fail(ENG_INVALID, "%s: lineage %u: the newest version (tag %llu) cannot be dropped", store->dir,
                         lineage, (unsigned long long)tag);
-    return versions_release(store);
+    status = versions_release(store);
+    return status == ENG_OK ? store_reap(store, REAP_STEP, NULL) : status;
 }
 
 enum eng_status store_drop_below(struct store *store, uint32_t lineage, uint64_t tag)
 {
     struct lineage *line = lineage_of(store, lineage);
+    enum eng_status status;
     assert(store->open == 0);
     pthread_mutex_lock(&store->versions.lock);
     for (size_t i = 0; i + 1 < line->count; i++) {
@@ -341,5 +360,6 @@ enum eng_status store_drop_below(struct store *store, uint32_t lineage, uint64_t
             version_mark(store, line, version);
     }
     pthread_mutex_unlock(&store->versions.lock);
-    return versions_release(store);
+    status = versions_release(store);
+    return status == ENG_OK ? store_reap(store, REAP_STEP, NULL) : status;
 }

@@ -58,6 +58,9 @@ void version_append(struct store *store, uint32_t lineage, const struct version 
 /* Frees versions that are dropped and unpinned, as far as that is possible now. Between generations. */
 ENG_MUST_CHECK enum eng_status versions_release(struct store *store);
 
+/* Is a version of this lineage kept whose generation is in [born, died)? By the committing thread. */
+bool version_sees(struct store *store, uint32_t lineage, uint64_t born, uint64_t died);
+
 /* Prepends deaths to the list *head, in the arena's generation. On error the caller undoes the generation. */
 ENG_MUST_CHECK enum eng_status list_prepend(struct arena *arena, const struct death *deaths, size_t count,
                                             uint32_t *head);
@@ -75,8 +78,9 @@ ENG_MUST_CHECK enum eng_status list_carry(struct store *store, uint32_t list, ui
 void version_mark(struct store *store, struct lineage *line, struct version *version);
 
 /* The catalog: all versions of all lineages, as in a checkpoint. */
+enum { CATALOG_KEPT = 0, CATALOG_DROPPED = 1, CATALOG_FALL = 2 };
 struct catalog_entry {
-    uint32_t lineage, dropped;
+    uint32_t lineage, kind; /* CATALOG_KEPT, CATALOG_DROPPED; CATALOG_FALL: generation born, tag died, root id */
     uint64_t generation, tag;
     uint32_t root, list;
     struct eng_summary summary;

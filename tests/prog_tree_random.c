@@ -3,7 +3,9 @@
  * is, node by node, what the rule makes of the contents (shape_oracle.h); so the root and the shape depend on the
  * contents alone. Histories mix inserts, updates to shorter and longer values, deletes, keys that are prefixes of each
  * other, keys of 1 and 1,024 bytes, the chain a, aa, aaa ..., several leaf weights, batches of one and of everything,
- * undone merges, dropped versions, checkpoints with reopening, compaction, one thread and several.
+ * undone merges, dropped versions, checkpoints with reopening, compaction, one thread and several; ranges removed in
+ * O(depth), rollbacks, batches on top of uncommitted ones, whose gets, cursors and totals are compared before they are
+ * committed. After every round each live object is counted: nothing may leak.
  *
  *   prog_tree_random [--long] [--histories N] [--seed S]
  */
@@ -86,6 +88,173 @@ static void fail(const char *what, uint64_t history, uint64_t seed, int round)
     exit(1);
 }
 
+static void report(void *context, const char *line)
+{
+    (void)context;
+    fprintf(stderr, "check: %s\n", line);
+}
+
+static void change(struct eng_batch *batch, size_t k, bool present, unsigned big)
+{
+    struct oracle_entry *e = &model.entry[k];
+    enum eng_status status;
+    model.present[k] = present;
+    if (!present) {
+        status = eng_batch_remove(batch, e->key, e->key_bytes);
+    } else {
+        e->tag = rnd() % 4 == 0;
+        e->value_bytes = e->tag ? 16 : rnd() % 8 == 0 ? rnd() % 300 : rnd() % big;
+        for (size_t j = 0; j < e->value_bytes; j++)
+            value_memory[k][j] = (uint8_t)rnd();
+        status = eng_batch_put(batch, e->key, e->key_bytes,
+                               (struct eng_value){(enum eng_tag)e->tag, value_memory[k], e->value_bytes});
+    }
+    if (status != ENG_OK)
+        fail("batch", 0, 0, 0);
+}
+
+/* Everything in [a, b) goes; either bound may be open. */
+static void change_range(struct eng_batch *batch)
+{
+    size_t a = rnd() % (model.keys + 1), b = rnd() % (model.keys + 1);
+    bool below = rnd() % 8 == 0, above = rnd() % 8 == 0;
+    if (a > b) {
+        size_t t = a;
+        a = b;
+        b = t;
+    }
+    a = below || a == model.keys ? 0 : a;
+    const struct oracle_entry *from = a ? &model.entry[a] : NULL,
+                              *to = above || b == model.keys ? NULL : &model.entry[b];
+    if (eng_batch_remove_range(batch, from ? from->key : NULL, from ? from->key_bytes : 0, to ? to->key : NULL,
+                               to ? to->key_bytes : 0) != ENG_OK)
+        fail("remove range", 0, 0, 0);
+    for (size_t i = a; i < (to ? b : model.keys); i++)
+        model.present[i] = false;
+}
+
+static void same_totals(const struct eng_totals *totals, const uint8_t *from, size_t from_bytes, const uint8_t *to,
+                        size_t to_bytes, uint64_t history, uint64_t seed)
+{
+    struct eng_totals want = {0};
+    struct oracle_entry a = {.key = from, .key_bytes = from_bytes}, b = {.key = to, .key_bytes = to_bytes};
+    for (size_t i = 0; i < model.keys; i++) {
+        const struct oracle_entry *e = &model.entry[i];
+        if (!model.present[i] || (from && oracle_compare(e, &a) < 0) || (to && oracle_compare(e, &b) >= 0))
+            continue;
+        want.count++;
+        if (e->tag != ENG_AMOUNT)
+            continue;
+        uint64_t sum[3];
+        memcpy(sum, e->value, 16);
+        sum[2] = (uint64_t)((int64_t)sum[1] >> 63);
+        digest_sum_add(want.sum, want.sum, sum);
+    }
+    if (memcmp(&want, totals, sizeof want) != 0)
+        fail("totals", history, seed, 0);
+}
+
+static void check_totals(struct eng_batch *batch, struct eng_snapshot *snapshot, uint64_t history, uint64_t seed)
+{
+    for (int i = 0; i < 4 && model.keys; i++) {
+        const struct oracle_entry *a = &model.entry[rnd() % model.keys], *b = &model.entry[rnd() % model.keys];
+        const uint8_t *from = rnd() % 5 ? a->key : NULL, *to = rnd() % 5 ? b->key : NULL;
+        size_t from_bytes = from ? 1 + rnd() % a->key_bytes : 0, to_bytes = to ? 1 + rnd() % b->key_bytes : 0;
+        struct eng_totals totals;
+        enum eng_status status = batch ? eng_batch_totals(batch, from, from_bytes, to, to_bytes, &totals)
+                                       : eng_totals(snapshot, from, from_bytes, to, to_bytes, &totals);
+        if (status != ENG_OK)
+            fail("totals", history, seed, 0);
+        same_totals(&totals, from, from_bytes, to, to_bytes, history, seed);
+    }
+}
+
+/* A cursor confined to a prefix, through all of it in one direction. */
+static void check_cursor(struct eng_cursor *cursor, bool back, uint64_t history, uint64_t seed)
+{
+    const struct oracle_entry *some = &model.entry[rnd() % model.keys];
+    size_t prefix_bytes = rnd() % 2 ? 0 : 1 + rnd() % some->key_bytes, at = back ? model.keys : 0, key_bytes;
+    if (eng_cursor_prefix(cursor, prefix_bytes ? some->key : NULL, prefix_bytes) != ENG_OK)
+        fail("prefix", history, seed, 0);
+    enum eng_status status = back ? eng_cursor_seek_before(cursor, NULL, 0) : eng_cursor_seek(cursor, NULL, 0);
+    for (;;) {
+        const struct oracle_entry *want = NULL;
+        while (!want && (back ? at > 0 : at < model.keys)) {
+            size_t k = back ? --at : at++;
+            const struct oracle_entry *e = &model.entry[k];
+            if (model.present[k] && e->key_bytes >= prefix_bytes && memcmp(e->key, some->key, prefix_bytes) == 0)
+                want = e;
+        }
+        if ((status == ENG_OK) != (want != NULL))
+            fail("cursor: ends elsewhere", history, seed, 0);
+        if (!want)
+            return;
+        const uint8_t *key = eng_cursor_key(cursor, &key_bytes);
+        struct eng_value value;
+        if (key_bytes != want->key_bytes || memcmp(key, want->key, key_bytes) != 0)
+            fail("cursor: another key", history, seed, 0);
+        if (eng_cursor_value(cursor, &value) != ENG_OK || value.size != want->value_bytes ||
+            memcmp(value.bytes, want->value, value.size) != 0)
+            fail("cursor: another value", history, seed, 0);
+        status = back ? eng_cursor_prev(cursor) : eng_cursor_next(cursor);
+    }
+}
+
+/* An open or frozen batch shows the model. */
+static void check_batch(struct eng_batch *batch, uint64_t history, uint64_t seed)
+{
+    for (int i = 0; i < 20; i++) {
+        size_t k = rnd() % model.keys;
+        const struct oracle_entry *e = &model.entry[k];
+        struct eng_value value;
+        enum eng_status status = eng_batch_get(batch, e->key, e->key_bytes, &value);
+        if (status != (model.present[k] ? ENG_OK : ENG_NOT_FOUND) ||
+            (status == ENG_OK && (value.size != e->value_bytes || memcmp(value.bytes, e->value, value.size) != 0)))
+            fail("batch: get", history, seed, 0);
+    }
+    check_totals(batch, NULL, history, seed);
+    struct eng_cursor *cursor;
+    if (eng_cursor_open_batch(batch, &cursor) != ENG_OK)
+        fail("batch: cursor", history, seed, 0);
+    check_cursor(cursor, false, history, seed);
+    check_cursor(cursor, true, history, seed);
+    eng_cursor_close(&cursor);
+}
+
+static void check_leaks(struct eng *eng, uint64_t history, uint64_t seed, int round)
+{
+    uint64_t leaked = 1, missing = 1;
+    if (store_audit(eng->store, &leaked, &missing) != ENG_OK || leaked || missing) {
+        fprintf(stderr, "%llu ids leaked, %llu missing\n", (unsigned long long)leaked, (unsigned long long)missing);
+        fail("audit", history, seed, round);
+    }
+}
+
+static void change_some(struct eng_batch *batch, size_t changes, bool all, unsigned mood, unsigned big, bool ranges)
+{
+    for (size_t c = 0; c < changes; c++) {
+        size_t k = all ? c : rnd() % model.keys;
+        if (ranges && rnd() % 16 == 0)
+            change_range(batch);
+        else
+            change(batch, k, mood == 0 ? false : mood == 1 ? true : mood == 2 ? rnd() % 8 == 0 : rnd() % 3 != 0, big);
+    }
+}
+
+/* Changes that are taken back. */
+static void change_in_vain(struct eng_batch *batch, unsigned big)
+{
+    static struct model before;
+    static uint8_t values_before[KEYS_MAX][512];
+    before = model;
+    memcpy(values_before, value_memory, sizeof value_memory);
+    uint64_t mark = eng_batch_mark(batch);
+    change_some(batch, 1 + rnd() % 20, false, 3, big, true);
+    eng_batch_rollback(batch, mark);
+    model = before;
+    memcpy(value_memory, values_before, sizeof value_memory);
+}
+
 static void check(struct eng *eng, uint64_t tag, uint32_t leaf_bytes, uint32_t inline_bytes, uint64_t history,
                   uint64_t seed, int round)
 {
@@ -152,33 +321,10 @@ static void check(struct eng *eng, uint64_t tag, uint32_t leaf_bytes, uint32_t i
     }
     if (at != 0)
         fail("cursor: backward count", history, seed, round);
+    check_cursor(cursor, rnd() % 2, history, seed);
+    check_totals(NULL, snapshot, history, seed);
     eng_cursor_close(&cursor);
     eng_snapshot_close(&snapshot);
-}
-
-static void report(void *context, const char *line)
-{
-    (void)context;
-    fprintf(stderr, "check: %s\n", line);
-}
-
-static void change(struct eng_batch *batch, size_t k, bool present, unsigned big)
-{
-    struct oracle_entry *e = &model.entry[k];
-    enum eng_status status;
-    model.present[k] = present;
-    if (!present) {
-        status = eng_batch_remove(batch, e->key, e->key_bytes);
-    } else {
-        e->tag = rnd() % 4 == 0;
-        e->value_bytes = e->tag ? 16 : rnd() % 8 == 0 ? rnd() % 300 : rnd() % big;
-        for (size_t j = 0; j < e->value_bytes; j++)
-            value_memory[k][j] = (uint8_t)rnd();
-        status = eng_batch_put(batch, e->key, e->key_bytes,
-                               (struct eng_value){(enum eng_tag)e->tag, value_memory[k], e->value_bytes});
-    }
-    if (status != ENG_OK)
-        fail("batch", 0, 0, 0);
 }
 
 static void open_engine(struct disk *disk, uint32_t leaf_bytes, uint32_t inline_bytes, uint32_t threads,
@@ -224,30 +370,47 @@ static void history(uint64_t number, uint64_t seed)
         fail("disk", number, seed, 0);
     open_engine(disk, leaf_bytes, inline_bytes, threads, &eng);
     int rounds = 3 + (int)(rnd() % 12);
+    bool ranges = rnd() % 2;
     for (int round = 1; round <= rounds; round++) {
         struct eng_batch *batch;
         if (eng_batch_open(eng, 0, NULL, &batch) != ENG_OK)
             fail("batch", number, seed, round);
         unsigned mood = (unsigned)(rnd() % 6), part = (unsigned)(rnd() % 3);
         size_t changes = part == 0 ? 1 + rnd() % 3 : part == 1 ? 1 + rnd() % unique : unique;
-        for (size_t c = 0; c < changes; c++) {
-            size_t k = part == 2 ? c : rnd() % unique;
-            change(batch, k, mood == 0 ? false : mood == 1 ? true : mood == 2 ? rnd() % 8 == 0 : rnd() % 3 != 0, big);
-        }
+        change_some(batch, changes, part == 2, mood, big, ranges);
+        if (rnd() % 6 == 0)
+            change_in_vain(batch, big);
+        if (rnd() % 3 == 0)
+            check_batch(batch, number, seed);
         if (eng_batch_freeze(batch) != ENG_OK)
             fail("freeze", number, seed, round);
+        if (rnd() % 4 == 0) { /* another on top of it */
+            struct eng_batch *child;
+            if (eng_batch_open(eng, 0, batch, &child) != ENG_OK)
+                fail("batch", number, seed, round);
+            change_some(child, 1 + rnd() % 30, false, 3, big, ranges);
+            check_batch(child, number, seed);
+            if (eng_commit(batch, 2 * (uint64_t)round - 1, NULL) != ENG_OK)
+                fail("commit", number, seed, round);
+            eng_batch_close(&batch);
+            batch = child;
+            if (eng_batch_freeze(batch) != ENG_OK)
+                fail("freeze", number, seed, round);
+            check_batch(batch, number, seed);
+        }
         struct eng_summary dry, made;
         bool tried = rnd() % 3 == 0;
         if (tried && eng_dry_commit(batch, &dry) != ENG_OK)
             fail("dry commit", number, seed, round);
-        if (eng_commit(batch, (uint64_t)round, &made) != ENG_OK)
+        if (eng_commit(batch, 2 * (uint64_t)round, &made) != ENG_OK)
             fail("commit", number, seed, round);
         if (tried && memcmp(&dry, &made, sizeof made) != 0)
             fail("a dry commit gave another root", number, seed, round);
         eng_batch_close(&batch);
-        check(eng, (uint64_t)round, leaf_bytes, inline_bytes, number, seed, round);
-        if (rnd() % 4 == 0 && eng_drop_below(eng, 0, (uint64_t)round) != ENG_OK)
+        check(eng, 2 * (uint64_t)round, leaf_bytes, inline_bytes, number, seed, round);
+        if (rnd() % 4 == 0 && eng_drop_below(eng, 0, 2 * (uint64_t)round) != ENG_OK)
             fail("drop", number, seed, round);
+        check_leaks(eng, number, seed, round);
         if (rnd() % 4 == 0 && eng_checkpoint(eng, "x", 1, true) != ENG_OK)
             fail("checkpoint", number, seed, round);
         if (rnd() % 4 == 0 && eng_compact(eng, 90) != ENG_OK)
@@ -260,7 +423,7 @@ static void history(uint64_t number, uint64_t seed)
             if (eng_check(&options, true, report, NULL) != ENG_OK)
                 fail("eng_check", number, seed, round);
             open_engine(disk, leaf_bytes, inline_bytes, threads, &eng);
-            check(eng, (uint64_t)round, leaf_bytes, inline_bytes, number, seed, round);
+            check(eng, 2 * (uint64_t)round, leaf_bytes, inline_bytes, number, seed, round);
         }
     }
     eng_close(&eng);

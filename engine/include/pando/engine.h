@@ -80,6 +80,12 @@ struct eng_value {
     size_t size;
 };
 
+/* Of a range of keys: entries, and the sum of the amounts among them (192-bit two's complement, low word first). */
+struct eng_totals {
+    uint64_t count;
+    uint64_t sum[3];
+};
+
 /* Opens a batch on a root. parent: NULL, or the frozen batch of the same root opened last, through which it reads. */
 ENG_MUST_CHECK enum eng_status eng_batch_open(struct eng *eng, uint32_t root, struct eng_batch *parent,
                                               struct eng_batch **batch);
@@ -91,16 +97,22 @@ ENG_MUST_CHECK enum eng_status eng_batch_put(struct eng_batch *batch, const uint
                                              struct eng_value value);
 /* Removing an absent key is fine and changes nothing. */
 ENG_MUST_CHECK enum eng_status eng_batch_remove(struct eng_batch *batch, const uint8_t *key, size_t key_bytes);
+/* Removes from <= key < to (NULL: open end), whatever is there. O(depth + own writes in the range); the
+ * space comes back lazily. */
+ENG_MUST_CHECK enum eng_status eng_batch_remove_range(struct eng_batch *batch, const uint8_t *from, size_t from_bytes,
+                                                      const uint8_t *to, size_t to_bytes);
+/* Count and sum of from <= key < to (NULL: open end) as this batch sees it. O(depth + own writes in the range). */
+ENG_MUST_CHECK enum eng_status eng_batch_totals(struct eng_batch *batch, const uint8_t *from, size_t from_bytes,
+                                                const uint8_t *to, size_t to_bytes, struct eng_totals *totals);
 /* The value as this batch sees it; valid until the next call on this batch. ENG_NOT_FOUND, ENG_DAMAGED. */
 ENG_MUST_CHECK enum eng_status eng_batch_get(struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
                                              struct eng_value *value);
 /* count lookups at once, with interleaved descents: calls found(context, index, value) once for each key as this batch
- * sees it, value NULL: absent, in any order; the value is valid during the call only, and found must not call the engine. */
-ENG_MUST_CHECK enum eng_status eng_batch_get_many(struct eng_batch *batch, size_t count, const uint8_t *const keys[],
-                                                  const size_t key_bytes[],
-                                                  void (*found)(void *context, size_t index,
-                                                                const struct eng_value *value),
-                                                  void *context);
+ * sees it, value NULL: absent, in any order; the value is valid during the call only, and found must not call the
+ * engine. */
+ENG_MUST_CHECK enum eng_status
+eng_batch_get_many(struct eng_batch *batch, size_t count, const uint8_t *const keys[], const size_t key_bytes[],
+                   void (*found)(void *context, size_t index, const struct eng_value *value), void *context);
 /* The first key >= the given one (> if after) as this batch sees it, copied into next (ENG_KEY_BYTES_MAX bytes; may be
  * the same memory as key). ENG_NOT_FOUND at the end. */
 ENG_MUST_CHECK enum eng_status eng_batch_next(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, bool after,
@@ -172,13 +184,26 @@ ENG_MUST_CHECK enum eng_status eng_get_many(struct eng_snapshot *snapshot, size_
                                             const size_t key_bytes[],
                                             void (*found)(void *context, size_t index, const struct eng_value *value),
                                             void *context);
+/* Count and sum of from <= key < to (NULL: open end). O(depth). */
+ENG_MUST_CHECK enum eng_status eng_totals(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes,
+                                          const uint8_t *to, size_t to_bytes, struct eng_totals *totals);
+/* A part of a value, in place: calls found with the bytes [offset, offset + bytes), cut to the value's end; a value of
+ * 16 MB is read piece by piece without a copy. */
+ENG_MUST_CHECK enum eng_status eng_get_part(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes,
+                                            uint64_t offset, uint64_t bytes,
+                                            void (*found)(void *context, const struct eng_value *part, uint64_t size),
+                                            void *context);
 /* Number of entries with key < the given one (key NULL: all). O(depth). */
 ENG_MUST_CHECK enum eng_status eng_rank(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes,
                                         uint64_t *rank);
 
 /* Cursors stand on an entry or at the end; stable for as long as the snapshot is open. */
 ENG_MUST_CHECK enum eng_status eng_cursor_open(struct eng_snapshot *snapshot, struct eng_cursor **cursor);
+/* Over an open batch: its own writes are seen, those made while the cursor is open as well. */
+ENG_MUST_CHECK enum eng_status eng_cursor_open_batch(struct eng_batch *batch, struct eng_cursor **cursor);
 void eng_cursor_close(struct eng_cursor **cursor);
+/* From here on the cursor sees only keys that begin with prefix (NULL: all again); seek NULL is the first of them. */
+ENG_MUST_CHECK enum eng_status eng_cursor_prefix(struct eng_cursor *cursor, const uint8_t *prefix, size_t prefix_bytes);
 /* First entry with key >= the given one (NULL: the first of all); last with key < it (NULL: the last of all).
  * ENG_NOT_FOUND: there is none. */
 ENG_MUST_CHECK enum eng_status eng_cursor_seek(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);

@@ -1,0 +1,43 @@
+/* What the object store must know of nodes to free trees lazily (struct store_shape). */
+#include "digest_cache.h"
+#include "merge.h"
+
+static void node_below(const struct object *object, void (*each)(void *context, uint32_t id), void *context)
+{
+    switch ((enum object_type)object->type) {
+    case OBJECT_INNER: {
+        const struct inner *inner = (const struct inner *)(const void *)object;
+        for (unsigned i = 0; i < inner->branches; i++)
+            each(context, inner_child(inner)[i]);
+        break;
+    }
+    case OBJECT_LEAF: {
+        const struct leaf *leaf = (const struct leaf *)(const void *)object;
+        for (unsigned i = 0; leaf->outside && i < leaf->count; i++) {
+            struct leaf_entry e = leaf_entry_at(leaf, i);
+            if (FORM_OUTSIDE(e.form))
+                each(context, read32(e.stored));
+        }
+        break;
+    }
+    case OBJECT_VALUE:
+    case OBJECT_NONE:
+    case OBJECT_LIST:
+        break;
+    }
+}
+
+static void node_forget(void *context, uint32_t id)
+{
+    struct cache_table *caches = context;
+    struct digest_cache *cache = cache_of(caches, id);
+    if (!cache)
+        return;
+    cache_set(caches, id, NULL);
+    digest_cache_free(caches, cache);
+}
+
+struct store_shape tree_store_shape(struct cache_table *caches)
+{
+    return (struct store_shape){.below = node_below, .forget = node_forget, .context = caches};
+}

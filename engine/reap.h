@@ -1,0 +1,30 @@
+/* Freeing lazily what lies below a node nobody can see any more. See reap.c. */
+#ifndef ENGINE_REAP_H
+#define ENGINE_REAP_H
+
+#include "arena.h"
+#include "store.h"
+
+/* An object, and everything below it, that the versions from generation born up to died (not included) can see. */
+struct fall {
+    uint64_t born, died;
+    uint32_t id, lineage;
+};
+
+struct reaper {
+    struct fall *due, *waiting; /* nobody sees them; some kept version may */
+    size_t due_count, due_capacity, waiting_count, waiting_capacity;
+    bool look; /* versions went: some that wait may be due */
+};
+
+#define REAP_STEP 4096u /* objects freed by one commit or drop */
+
+/* Room for the falls of the open generation, so that reap_take cannot fail. */
+ENG_MUST_CHECK enum eng_status reap_room(struct store *store);
+/* Takes them over. */
+void reap_take(struct store *store);
+/* One that was waiting when a checkpoint was made. */
+ENG_MUST_CHECK enum eng_status reap_load(struct store *store, const struct fall *fall);
+void reap_close(struct store *store);
+
+#endif

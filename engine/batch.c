@@ -13,8 +13,6 @@
 
 #include <stdlib.h>
 
-#define BATCH_MAGIC 0x42415443u
-
 static void layer_release(struct eng *eng, struct layer *layer)
 {
     if (!layer || --layer->references)
@@ -41,7 +39,7 @@ static enum eng_status take_buffer(struct eng *eng, struct buffer **buffer)
 }
 
 /* The layers a new batch reads through, and its base. Called with eng->batches held. */
-static enum eng_status batch_stack(struct eng_batch *batch, struct eng_batch *parent)
+static enum eng_status batch_stack(struct eng_batch *batch, struct eng_batch *parent, struct eng_snapshot *at)
 {
     struct eng *eng = batch->eng;
     if (parent) {
@@ -58,7 +56,8 @@ static enum eng_status batch_stack(struct eng_batch *batch, struct eng_batch *pa
         }
     }
     /* The base must not be older than the first layer left out; the head is at least as new, and layers above win. */
-    enum eng_status status = eng_snapshot_open(eng, batch->root_index, ENG_HEAD, &batch->base);
+    enum eng_status status =
+        at ? snapshot_again(at, &batch->base) : eng_snapshot_open(eng, batch->root_index, ENG_HEAD, &batch->base);
     if (status != ENG_OK)
         return status;
     for (uint32_t i = 0; i < batch->below_count; i++)
@@ -66,7 +65,9 @@ static enum eng_status batch_stack(struct eng_batch *batch, struct eng_batch *pa
     return ENG_OK;
 }
 
-enum eng_status eng_batch_open(struct eng *eng, uint32_t root, struct eng_batch *parent, struct eng_batch **out)
+/* at: the version it reads, NULL: the newest. */
+static enum eng_status batch_make(struct eng *eng, uint32_t root, struct eng_batch *parent, struct eng_snapshot *at,
+                                  struct eng_batch **out)
 {
     assert(eng->magic == ENG_MAGIC && root < ENG_ROOTS_MAX);
     struct eng_batch *batch = calloc(1, sizeof *batch);
@@ -85,7 +86,7 @@ enum eng_status eng_batch_open(struct eng *eng, uint32_t root, struct eng_batch 
     batch->root_index = root;
     batch->own = layer;
     pthread_mutex_lock(&eng->batches);
-    status = batch_stack(batch, parent);
+    status = batch_stack(batch, parent, at);
     pthread_mutex_unlock(&eng->batches);
     if (status != ENG_OK) {
         buffer_close(&layer->buffer);
@@ -95,6 +96,19 @@ enum eng_status eng_batch_open(struct eng *eng, uint32_t root, struct eng_batch 
     }
     *out = batch;
     return ENG_OK;
+}
+
+enum eng_status eng_batch_open(struct eng *eng, uint32_t root, struct eng_batch *parent, struct eng_batch **batch)
+{
+    return batch_make(eng, root, parent, NULL, batch);
+}
+
+enum eng_status eng_fork(struct eng_snapshot *snapshot, struct eng_batch **fork)
+{
+    enum eng_status status = batch_make(snapshot->eng, snapshot->root_index, NULL, snapshot, fork);
+    if (status == ENG_OK)
+        (*fork)->fork = true;
+    return status;
 }
 
 void eng_batch_close(struct eng_batch **out)
@@ -110,6 +124,7 @@ void eng_batch_close(struct eng_batch **out)
     layer_release(eng, batch->own);
     pthread_mutex_unlock(&eng->batches);
     eng_snapshot_close(&batch->base);
+    hidden_free(&batch->reads);
     free(batch->copy);
     batch->magic = 0;
     free(batch);
@@ -189,11 +204,14 @@ enum eng_status eng_batch_get(struct eng_batch *batch, const uint8_t *key, size_
         return ENG_OK;
     }
     struct eng *eng = batch->eng;
+    enum eng_status status = batch_read_key(batch, key, key_bytes);
+    if (status != ENG_OK)
+        return status;
     struct reader *reader = eng_enter(eng);
     if (!reader)
         return ENG_NO_READERS;
     struct tree_value stored;
-    enum eng_status status = tree_get(eng->store, batch->base->version.root, key, key_bytes, &stored);
+    status = tree_get(eng->store, batch->base->version.root, key, key_bytes, &stored);
     if (status == ENG_OK)
         status = tree_value_read(eng->store, &stored, value, NULL);
     if (status == ENG_OK)
@@ -249,10 +267,11 @@ enum eng_status eng_batch_get_many(struct eng_batch *batch, size_t count, const 
             found(context, i, say == LAYERS_ENTRY && entry->kind == BUFFER_PUT ? &value : NULL);
             continue;
         }
+        status = batch_read_key(batch, keys[i], key_bytes[i]);
         key[n] = keys[i];
         bytes[n] = key_bytes[i];
         index[n++] = i;
-        if (n == TREE_MANY) {
+        if (status == ENG_OK && n == TREE_MANY) {
             status = tree_found(batch, n, key, bytes, index, found, context);
             n = 0;
         }
@@ -373,71 +392,4 @@ enum eng_status eng_batch_each(struct eng_batch *batch,
             return status;
     }
     return ENG_OK;
-}
-
-static enum eng_status batch_commit(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected,
-                                    bool keep, struct eng_summary *summary)
-{
-    assert(batch->magic == BATCH_MAGIC && batch->frozen && !batch->committed);
-    struct eng *eng = batch->eng;
-    struct eng_summary made;
-    if (eng->failed != ENG_OK)
-        return eng_fail(ENG_IO, "store: stopped after a failed write of its log");
-    struct store_version head;
-    assert(!keep || !store_head(eng->store, batch->root_index, &head) || head.tag < tag); /* before it is logged */
-    uint64_t end = 0;
-    enum eng_status status = ENG_OK;
-    if (eng->log && keep && expected) { /* a refused batch must not be in the log: a replay expects nothing */
-        status = eng_merge(eng, batch->root_index, &batch->own->hidden, batch->own->entries, batch->own->count, tag,
-                           expected, false, &made);
-        if (summary && (status == ENG_OK || status == ENG_CONFLICT))
-            *summary = made;
-    }
-    if (status == ENG_OK && eng->log && keep)
-        status = eng_log_batch(eng, batch, tag, &end);
-    if (status != ENG_OK) {
-        if (end) /* it is in the log, and nobody knows whether on the disk: not to be logged again */
-            eng->failed = status;
-        return status;
-    }
-    status = eng_merge(eng, batch->root_index, &batch->own->hidden, batch->own->entries, batch->own->count, tag,
-                       expected, keep, &made);
-    if (summary && (status == ENG_OK || status == ENG_CONFLICT))
-        *summary = made;
-    if (status != ENG_OK) {
-        if (end) { /* logged but not merged: the log says more than the store holds */
-            eng->failed = status;
-        }
-        return status;
-    }
-    if (!keep)
-        return ENG_OK;
-    pthread_mutex_lock(&eng->batches);
-    batch->own->committed = tag + 1;
-    pthread_mutex_unlock(&eng->batches);
-    batch->committed = true;
-    if (end) {
-        status = log_wait(eng->log, end, -1);
-        if (status != ENG_OK)
-            eng->failed = ENG_IO;
-        else
-            eng_log_checkpoint(eng);
-    }
-    return status;
-}
-
-enum eng_status eng_commit(struct eng_batch *batch, uint64_t tag, struct eng_summary *summary)
-{
-    return batch_commit(batch, tag, NULL, true, summary);
-}
-
-enum eng_status eng_commit_expect(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected,
-                                  struct eng_summary *summary)
-{
-    return batch_commit(batch, tag, expected, true, summary);
-}
-
-enum eng_status eng_dry_commit(struct eng_batch *batch, struct eng_summary *summary)
-{
-    return batch_commit(batch, 0, NULL, false, summary);
 }

@@ -86,8 +86,8 @@ static enum eng_status visible_nearest(struct eng_batch *batch, struct eng_curso
     return status;
 }
 
-enum eng_status batch_seek(struct eng_batch *batch, struct eng_cursor *tree, const uint8_t *key, size_t key_bytes,
-                           enum seek seek, uint8_t *found, size_t *found_bytes)
+static enum eng_status seek_visible(struct eng_batch *batch, struct eng_cursor *tree, const uint8_t *key,
+                                    size_t key_bytes, enum seek seek, uint8_t *found, size_t *found_bytes)
 {
     uint8_t at[ENG_KEY_BYTES_MAX];
     size_t at_bytes = key_bytes;
@@ -121,4 +121,45 @@ enum eng_status batch_seek(struct eng_batch *batch, struct eng_cursor *tree, con
         *found_bytes = at_bytes;
         return ENG_OK;
     }
+}
+
+/* What was looked at on the way from key to found (NULL: to the end). */
+static enum eng_status remember(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, enum seek seek,
+                                const uint8_t *found, size_t found_bytes)
+{
+    uint8_t behind[ENG_KEY_BYTES_MAX + 1] = {0}; /* the first key after the upper end */
+    const uint8_t *from = seek == SEEK_BEFORE ? found : key, *to = seek == SEEK_BEFORE ? key : found;
+    size_t from_bytes = seek == SEEK_BEFORE ? found_bytes : key_bytes;
+    size_t to_bytes = seek == SEEK_BEFORE ? key_bytes : found_bytes;
+    struct hidden_range range = {.from = behind, .from_bytes = 1};
+    if (from && from_bytes) {
+        range.from = from;
+        range.from_bytes = (uint32_t)from_bytes;
+    }
+    uint8_t upper[ENG_KEY_BYTES_MAX + 1];
+    if (to) {
+        memcpy(upper, to, to_bytes);
+        upper[to_bytes] = 0;
+        range.to = upper;
+        range.to_bytes = (uint32_t)to_bytes + (seek != SEEK_BEFORE);
+    }
+    if (range.to && bytes_compare(range.from, range.from_bytes, range.to, range.to_bytes) >= 0)
+        return ENG_OK; /* nothing lies between */
+    return batch_remember(batch, &range);
+}
+
+enum eng_status batch_seek(struct eng_batch *batch, struct eng_cursor *tree, const uint8_t *key, size_t key_bytes,
+                           enum seek seek, uint8_t *found, size_t *found_bytes)
+{
+    if (!batch->serializable)
+        return seek_visible(batch, tree, key, key_bytes, seek, found, found_bytes);
+    uint8_t from[ENG_KEY_BYTES_MAX]; /* found may be the same memory as key */
+    if (key_bytes)
+        memcpy(from, key, key_bytes);
+    enum eng_status status = seek_visible(batch, tree, key, key_bytes, seek, found, found_bytes);
+    if (status != ENG_OK && status != ENG_NOT_FOUND)
+        return status;
+    enum eng_status kept = remember(batch, key ? from : NULL, key_bytes, seek, status == ENG_OK ? found : NULL,
+                                    status == ENG_OK ? *found_bytes : 0);
+    return kept != ENG_OK ? kept : status;
 }

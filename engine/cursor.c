@@ -279,17 +279,6 @@ static enum eng_status confine(struct eng_cursor *c, enum eng_status status)
     return ENG_NOT_FOUND;
 }
 
-/* The first key behind all that begin with the prefix, in place; false: there is none. */
-static bool behind_prefix(const struct eng_cursor *c, uint8_t bytes[ENG_KEY_BYTES_MAX], size_t *count)
-{
-    memcpy(bytes, c->prefix, c->prefix_bytes);
-    for (*count = c->prefix_bytes; *count && bytes[*count - 1] == 0xff;)
-        --*count;
-    if (*count)
-        bytes[*count - 1]++;
-    return *count != 0;
-}
-
 enum eng_status eng_cursor_prefix(struct eng_cursor *c, const uint8_t *prefix, size_t prefix_bytes)
 {
     if (prefix_bytes > ENG_KEY_BYTES_MAX)
@@ -313,9 +302,8 @@ enum eng_status eng_cursor_seek(struct eng_cursor *c, const uint8_t *key, size_t
 enum eng_status eng_cursor_seek_before(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
 {
     uint8_t bytes[ENG_KEY_BYTES_MAX];
-    size_t count;
-    if (c->prefix_bytes && behind_prefix(c, bytes, &count) &&
-        (!key || bytes_compare(key, key_bytes, bytes, count) > 0)) {
+    size_t count = c->prefix_bytes ? key_behind_prefix(c->prefix, c->prefix_bytes, bytes) : 0;
+    if (count && (!key || bytes_compare(key, key_bytes, bytes, count) > 0)) {
         key = bytes;
         key_bytes = count;
     }

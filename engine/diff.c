@@ -15,6 +15,12 @@ struct pending_node {
     uint32_t id;
 };
 
+/* from <= key < to; to NULL: open end. */
+struct span {
+    const uint8_t *from, *to;
+    size_t from_bytes, to_bytes;
+};
+
 struct side {
     struct eng_snapshot *snapshot;
     struct pending_node *stack; /* next on top */
@@ -52,9 +58,24 @@ static void side_key(struct side *side)
     side->key_bytes = common + e.suffix_bytes;
 }
 
-/* Opens the node on top: its children, or its entries. Children of a node share the key bytes above them, so the key
- * buffer is right for whatever is opened next. */
-static enum eng_status side_open(struct side *side)
+/* Does branch b of a node, whose children share the first bytes of key, lie outside the span? */
+static bool outside(const struct span *span, const uint8_t *key, const struct inner *inner, unsigned b)
+{
+    unsigned at = inner_child_depth(inner);
+    bool own = inner->own && b == 0;
+    unsigned first = inner_start(inner)[b], last = own ? 0 : first + (1u << inner_log2(inner)[b]) - 1u;
+    int order = memcmp(key, span->from, at < span->from_bytes ? at : span->from_bytes);
+    if (order < 0 || (order == 0 && span->from_bytes > at && (own || last < span->from[at])))
+        return true;
+    if (!span->to)
+        return false;
+    order = memcmp(key, span->to, at < span->to_bytes ? at : span->to_bytes);
+    return order > 0 || (order == 0 && (span->to_bytes <= at || (!own && first > span->to[at])));
+}
+
+/* Opens the node on top: its children within the span, or its entries. Children of a node share the key bytes above
+ * them, so the key buffer is right for whatever is opened next. */
+static enum eng_status side_open(struct side *side, const struct span *span)
 {
     struct store *store = side->snapshot->eng->store;
     const struct node *node = store_node(store, side->stack[--side->top].id);
@@ -79,6 +100,8 @@ static enum eng_status side_open(struct side *side)
     const struct inner *inner = (const struct inner *)node;
     memcpy(side->key + inner->depth, inner_prefix(inner), inner->prefix_bytes);
     for (unsigned b = inner->branches; b-- > 0;) {
+        if (outside(span, side->key, inner, b))
+            continue;
         enum eng_status status = side_push(side, inner_child(inner)[b]);
         if (status != ENG_OK)
             return status;
@@ -111,20 +134,15 @@ static void side_advance(struct side *side)
     side_key(side);
 }
 
-/* Same tag and bytes? By the stored form: an outside value is told by its digest. */
 static bool same_value(const struct side *a, const struct side *b)
 {
     struct leaf_entry x = leaf_entry_at(a->leaf, a->at), y = leaf_entry_at(b->leaf, b->at);
-    if (x.form != y.form)
-        return false;
-    unsigned skip = FORM_OUTSIDE(x.form) ? 4 : 0;
-    return memcmp(x.stored + skip, y.stored + skip, FORM_BYTES(x.form) - skip) == 0;
+    return tree_value_same(&(struct tree_value){x.stored, x.form}, &(struct tree_value){y.stored, y.form});
 }
 
 struct diff {
     struct side a, b;
-    const uint8_t *prefix;
-    size_t prefix_bytes;
+    struct span span;
     enum eng_status (*each)(void *, const uint8_t *, size_t, const struct eng_value *, const struct eng_value *);
     void *context;
 };
@@ -156,11 +174,11 @@ static enum eng_status advance_to_entries(struct diff *d)
                 return ENG_DAMAGED;
             uint64_t xc = xn->summary.count, yc = yn->summary.count;
             if (xc >= yc)
-                status = side_open(a);
+                status = side_open(a, &d->span);
             if (status == ENG_OK && yc >= xc)
-                status = side_open(b);
+                status = side_open(b, &d->span);
         } else {
-            status = side_open(an ? a : b);
+            status = side_open(an ? a : b, &d->span);
         }
         if (status != ENG_OK)
             return status;
@@ -187,9 +205,12 @@ static enum eng_status diff_step(struct diff *d, bool *done)
             const struct side *first = order <= 0 ? a : b;
             key_bytes = first->key_bytes;
             memcpy(key, first->key, key_bytes);
-            bool inside = key_bytes >= d->prefix_bytes && memcmp(key, d->prefix, d->prefix_bytes) == 0;
-            if (!inside && bytes_compare(key, key_bytes, d->prefix, d->prefix_bytes) > 0)
+            const struct span *span = &d->span;
+            bool inside = bytes_compare(key, key_bytes, span->from, span->from_bytes) >= 0;
+            if (span->to && bytes_compare(key, key_bytes, span->to, span->to_bytes) >= 0) {
+                inside = false;
                 *done = true;
+            }
             bool same = order == 0 && same_value(a, b);
             if (inside && !same && order <= 0) {
                 has_before = true;
@@ -220,10 +241,11 @@ static void side_close(struct side *side)
     free(side->value);
 }
 
-enum eng_status eng_diff(struct eng_snapshot *a, struct eng_snapshot *b, const uint8_t *prefix, size_t prefix_bytes,
-                         enum eng_status (*each)(void *context, const uint8_t *key, size_t key_bytes,
-                                                 const struct eng_value *before, const struct eng_value *after),
-                         void *context)
+enum eng_status eng_diff_range(struct eng_snapshot *a, struct eng_snapshot *b, const uint8_t *from, size_t from_bytes,
+                               const uint8_t *to, size_t to_bytes,
+                               enum eng_status (*each)(void *context, const uint8_t *key, size_t key_bytes,
+                                                       const struct eng_value *before, const struct eng_value *after),
+                               void *context)
 {
     assert(a->eng == b->eng);
     struct diff *d = calloc(1, sizeof *d);
@@ -231,8 +253,7 @@ enum eng_status eng_diff(struct eng_snapshot *a, struct eng_snapshot *b, const u
         return eng_fail(ENG_NO_MEMORY, "diff: out of memory");
     d->a.snapshot = a;
     d->b.snapshot = b;
-    d->prefix = prefix ? prefix : (const uint8_t *)"";
-    d->prefix_bytes = prefix ? prefix_bytes : 0;
+    d->span = (struct span){from ? from : (const uint8_t *)"", to, from ? from_bytes : 0, to_bytes};
     d->each = each;
     d->context = context;
     enum eng_status status = ENG_OK;
@@ -247,4 +268,18 @@ enum eng_status eng_diff(struct eng_snapshot *a, struct eng_snapshot *b, const u
     side_close(&d->b);
     free(d);
     return status;
+}
+
+enum eng_status eng_diff(struct eng_snapshot *a, struct eng_snapshot *b, const uint8_t *prefix, size_t prefix_bytes,
+                         enum eng_status (*each)(void *context, const uint8_t *key, size_t key_bytes,
+                                                 const struct eng_value *before, const struct eng_value *after),
+                         void *context)
+{
+    uint8_t behind[ENG_KEY_BYTES_MAX];
+    size_t count = 0;
+    if (prefix && prefix_bytes > sizeof behind)
+        return ENG_OK; /* no key is that long */
+    if (prefix)
+        count = key_behind_prefix(prefix, prefix_bytes, behind);
+    return eng_diff_range(a, b, prefix, prefix_bytes, count ? behind : NULL, count, each, context);
 }

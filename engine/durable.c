@@ -134,7 +134,7 @@ static enum eng_status replay_record(struct eng *eng, const struct log_record *r
     if (status == ENG_OK)
         status = buffer_freeze(buffer, &entries, &entry_count);
     if (status == ENG_OK)
-        status = eng_merge(eng, root, &hidden, entries, entry_count, tag, NULL, true, &summary);
+        status = eng_merge(eng, root, NULL, &hidden, entries, entry_count, tag, NULL, true, &summary);
     buffer_close(&buffer);
     hidden_free(&hidden);
     return status;
@@ -176,7 +176,8 @@ enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options)
     return status == ENG_NOT_FOUND ? ENG_OK : status;
 }
 
-/* Between commits: a checkpoint when enough log has gathered; the log before it is no longer needed. */
+/* Between commits (needs eng->commits): a checkpoint when enough log has gathered; the log before it is no longer
+ * needed. */
 void eng_log_checkpoint(struct eng *eng)
 {
     uint64_t end = log_end(eng->log);
@@ -184,7 +185,7 @@ void eng_log_checkpoint(struct eng *eng)
         return;
     enum eng_status status = log_trim(eng->log, eng->checkpoint_durable_offset);
     if (status == ENG_OK)
-        status = eng_checkpoint(eng, NULL, 0, false);
+        status = checkpoint_locked(eng, NULL, 0, false);
     if (status == ENG_OK) {
         eng->checkpoint_durable_offset = eng->checkpoint_log_offset;
         eng->checkpoint_log_offset = end;

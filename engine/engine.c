@@ -52,6 +52,7 @@ enum eng_status eng_open(const struct eng_options *options, struct eng **out)
     eng->magic = ENG_MAGIC;
     eng->inline_only = options->inline_only;
     pthread_mutex_init(&eng->batches, NULL);
+    pthread_mutex_init(&eng->commits, NULL);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     eng->threads = options->threads ? options->threads : options->inline_only ? 1 : (uint32_t)(cores > 0 ? cores : 1);
     if (eng->threads > ENG_THREADS_MAX)
@@ -111,16 +112,20 @@ void eng_close(struct eng **out)
     if (eng->own_disk)
         disk_close(&eng->disk);
     pthread_mutex_destroy(&eng->batches);
+    pthread_mutex_destroy(&eng->commits);
     free(eng);
     *out = NULL;
 }
 
-enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct hidden *hidden,
-                          const struct buffer_entry *entries, size_t count, uint64_t tag,
+enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct store_version *onto,
+                          const struct hidden *hidden, const struct buffer_entry *entries, size_t count, uint64_t tag,
                           const struct eng_summary *expected, bool keep, struct eng_summary *summary)
 {
     struct store_version head = {0};
-    store_head(eng->store, root_index, &head);
+    if (onto)
+        head = *onto;
+    else
+        store_head(eng->store, root_index, &head);
     uint64_t generation;
     enum eng_status status = store_begin(eng->store, root_index, &generation);
     if (status != ENG_OK)
@@ -160,7 +165,7 @@ enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t value_bytes
     return store_reserve(eng->store, bytes, keys * 4u + 256u);
 }
 
-enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes, bool wait)
+enum eng_status checkpoint_locked(struct eng *eng, const void *app_state, size_t app_state_bytes, bool wait)
 {
     uint8_t state[ENG_APP_STATE_BYTES_MAX];
     size_t own = 0;
@@ -175,6 +180,14 @@ enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t ap
     if (app_state_bytes)
         memcpy(state + own, app_state, app_state_bytes);
     return store_checkpoint(eng->store, state, own + app_state_bytes, wait);
+}
+
+enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes, bool wait)
+{
+    pthread_mutex_lock(&eng->commits);
+    enum eng_status status = checkpoint_locked(eng, app_state, app_state_bytes, wait);
+    pthread_mutex_unlock(&eng->commits);
+    return status;
 }
 
 bool eng_checkpoint_running(struct eng *eng)
@@ -194,15 +207,24 @@ size_t eng_app_state(struct eng *eng, void *bytes, size_t max)
 
 enum eng_status eng_maintain(struct eng *eng)
 {
-    return store_maintain(eng->store);
+    pthread_mutex_lock(&eng->commits);
+    enum eng_status status = store_maintain(eng->store);
+    pthread_mutex_unlock(&eng->commits);
+    return status;
 }
 
 enum eng_status eng_compact(struct eng *eng, uint32_t live_percent)
 {
-    enum eng_status status = store_shrink(eng->store); /* seals the segments that are being filled */
+    pthread_mutex_lock(&eng->commits);
+    enum eng_status status = store_reap(eng->store, UINT64_MAX, NULL);
+    if (status == ENG_OK)
+        status = store_shrink(eng->store); /* seals the segments that are being filled */
     if (status == ENG_OK)
         status = store_compact(eng->store, live_percent, UINT64_MAX);
-    return status == ENG_OK ? store_shrink(eng->store) : status;
+    if (status == ENG_OK)
+        status = store_shrink(eng->store);
+    pthread_mutex_unlock(&eng->commits);
+    return status;
 }
 
 void eng_stats(struct eng *eng, struct eng_statistics *statistics)

@@ -13,6 +13,7 @@
 #include "store.h"
 
 #define ENG_MAGIC 0x50414e44u
+#define BATCH_MAGIC 0x42415443u
 #define ENG_SPARE_BUFFERS 4u
 
 struct eng {
@@ -30,6 +31,7 @@ struct eng {
     uint32_t leaf_bytes, inline_bytes, segment_bytes, threads;
     bool inline_only;
     enum eng_status failed;  /* the log failed: no more commits */
+    pthread_mutex_t commits; /* one commit, drop or checkpoint at a time; before batches and the store's locks */
     pthread_mutex_t batches; /* order and reference counts of layers */
     struct buffer
         *spare[ENG_SPARE_BUFFERS]; /* emptied write buffers, so that their memory is not mapped anew each time */
@@ -64,6 +66,12 @@ struct eng_batch {
     uint32_t below_count;
     struct eng_snapshot *base;
     bool frozen, committed;
+    bool fork;                       /* private: its base may be any version, it is never committed */
+    bool transaction;                /* commits only if nothing it depends on was changed since its base */
+    bool serializable;               /* depends on what it read, too */
+    struct hidden reads;             /* ranges of keys it read from its base */
+    uint64_t nested[ENG_NESTED_MAX]; /* marks of the nested transactions that are open */
+    uint32_t nested_count;
     uint8_t *copy; /* of the last value read out of the tree */
     size_t copy_capacity;
 };
@@ -86,6 +94,30 @@ static inline struct layer *batch_layer(const struct eng_batch *batch, uint32_t 
     return index ? batch->below[index - 1] : batch->own;
 }
 
+/* Another handle of the same version. */
+enum eng_status snapshot_again(struct eng_snapshot *snapshot, struct eng_snapshot **again);
+
+/* A serializable transaction remembers what it read from its base (transaction.c). */
+enum eng_status batch_remember(struct eng_batch *batch, const struct hidden_range *range);
+enum eng_status batch_remember_key(struct eng_batch *batch, const uint8_t *key, size_t key_bytes);
+static inline enum eng_status batch_read_key(struct eng_batch *batch, const uint8_t *key, size_t key_bytes)
+{
+    return batch->serializable ? batch_remember_key(batch, key, key_bytes) : ENG_OK;
+}
+static inline enum eng_status batch_read_range(struct eng_batch *batch, const struct hidden_range *range)
+{
+    return batch->serializable ? batch_remember(batch, range) : ENG_OK;
+}
+
+/* Logs and merges a frozen batch and publishes it under tag; *end: to be waited for with commit_wait. Needs
+ * eng->commits (commit.c). */
+enum eng_status commit_locked(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
+                              struct eng_summary *summary, uint64_t *end);
+/* Until it is durable. Does not need eng->commits: many may wait for one sync. */
+enum eng_status commit_wait(struct eng *eng, uint64_t end);
+/* Needs eng->commits. */
+enum eng_status checkpoint_locked(struct eng *eng, const void *app_state, size_t app_state_bytes, bool wait);
+
 /* Does a cursor stand on an entry? */
 bool cursor_stands(const struct eng_cursor *cursor);
 
@@ -98,9 +130,10 @@ enum eng_status batch_seek(struct eng_batch *batch, struct eng_cursor *tree, con
 enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options);
 enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *end);
 void eng_log_checkpoint(struct eng *eng);
-/* hidden: ranges to remove before the entries are written; may be NULL. */
-enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct hidden *hidden,
-                          const struct buffer_entry *entries, size_t count, uint64_t tag,
+/* onto: the root to merge into, NULL: the newest; hidden: ranges to remove before the entries are written, may be NULL.
+ */
+enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct store_version *onto,
+                          const struct hidden *hidden, const struct buffer_entry *entries, size_t count, uint64_t tag,
                           const struct eng_summary *expected, bool keep, struct eng_summary *summary);
 
 #endif

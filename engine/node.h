@@ -183,6 +183,17 @@ static inline int bytes_compare(const uint8_t *a, size_t a_bytes, const uint8_t 
     return c ? c : (a_bytes > b_bytes) - (a_bytes < b_bytes);
 }
 
+/* The first key behind all that begin with a prefix; returns its length, 0: there is none. */
+static inline size_t key_behind_prefix(const uint8_t *prefix, size_t prefix_bytes, uint8_t *key)
+{
+    memcpy(key, prefix, prefix_bytes);
+    while (prefix_bytes && key[prefix_bytes - 1] == 0xff)
+        prefix_bytes--;
+    if (prefix_bytes)
+        key[prefix_bytes - 1]++;
+    return prefix_bytes;
+}
+
 /* First index whose suffix is >= the given one; count if there is none. */
 static inline unsigned leaf_lower_bound(const struct leaf *leaf, const uint8_t *suffix, size_t suffix_bytes)
 {

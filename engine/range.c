@@ -260,7 +260,12 @@ enum eng_status eng_batch_totals(struct eng_batch *batch, const uint8_t *from, s
     if (from && to && bytes_compare(from, from_bytes, to, to_bytes) >= 0)
         return ENG_OK;
     struct hidden all = {0};
-    enum eng_status status = ENG_OK;
+    struct hidden_range read = range;
+    if (!range.from_bytes) {
+        read.from = (const uint8_t *)"";
+        read.from_bytes = 1;
+    }
+    enum eng_status status = batch_read_range(batch, &read);
     for (uint32_t i = 0; i <= batch->below_count && status == ENG_OK; i++) {
         const struct hidden *hidden = &batch_layer(batch, i)->hidden;
         for (size_t r = 0; r < hidden->count && status == ENG_OK; r++)

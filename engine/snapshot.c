@@ -43,12 +43,18 @@ size_t eng_version_count(struct eng *eng, uint32_t root)
 
 enum eng_status eng_drop(struct eng *eng, uint32_t root, uint64_t tag)
 {
-    return store_drop(eng->store, root, tag);
+    pthread_mutex_lock(&eng->commits);
+    enum eng_status status = store_drop(eng->store, root, tag);
+    pthread_mutex_unlock(&eng->commits);
+    return status;
 }
 
 enum eng_status eng_drop_below(struct eng *eng, uint32_t root, uint64_t tag)
 {
-    return store_drop_below(eng->store, root, tag);
+    pthread_mutex_lock(&eng->commits);
+    enum eng_status status = store_drop_below(eng->store, root, tag);
+    pthread_mutex_unlock(&eng->commits);
+    return status;
 }
 
 enum eng_status eng_snapshot_open(struct eng *eng, uint32_t root, uint64_t tag, struct eng_snapshot **out)
@@ -68,6 +74,18 @@ enum eng_status eng_snapshot_open(struct eng *eng, uint32_t root, uint64_t tag, 
         return status;
     }
     *out = snapshot;
+    return ENG_OK;
+}
+
+enum eng_status snapshot_again(struct eng_snapshot *snapshot, struct eng_snapshot **again)
+{
+    struct eng_snapshot *copy = malloc(sizeof *copy);
+    if (!copy)
+        return eng_fail(ENG_NO_MEMORY, "snapshot: out of memory");
+    *copy = *snapshot;
+    if (copy->pinned)
+        store_pin_again(copy->eng->store, copy->root_index, copy->version.tag);
+    *again = copy;
     return ENG_OK;
 }
 
@@ -123,8 +141,8 @@ enum eng_status eng_get(struct eng_snapshot *snapshot, const uint8_t *key, size_
 }
 
 enum eng_status eng_get_part(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes, uint64_t offset,
-                             uint64_t bytes,
-                             void (*found)(void *context, const struct eng_value *part, uint64_t size), void *context)
+                             uint64_t bytes, void (*found)(void *context, const struct eng_value *part, uint64_t size),
+                             void *context)
 {
     assert(snapshot->magic == SNAPSHOT_MAGIC);
     enum eng_status status = check_key(key_bytes);

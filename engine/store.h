@@ -209,6 +209,8 @@ size_t store_versions(struct store *store, uint32_t lineage, struct store_versio
 #define STORE_HEAD UINT64_MAX
 ENG_MUST_CHECK enum eng_status store_pin(struct store *store, uint32_t lineage, uint64_t tag,
                                          struct store_version *version);
+/* One more pin on a version that is pinned (it may be dropped). */
+void store_pin_again(struct store *store, uint32_t lineage, uint64_t tag);
 void store_unpin(struct store *store, uint32_t lineage, uint64_t tag);
 
 /* The version is no longer wanted: freed as soon as no pin holds it, never the head. Between generations, by the thread

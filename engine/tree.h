@@ -26,6 +26,14 @@ ENG_MUST_CHECK enum eng_status tree_get_many(struct store *store, uint32_t root,
 /* The value as the API shows it (bytes point into the store). */
 ENG_MUST_CHECK enum eng_status tree_value_read(struct store *store, const struct tree_value *stored,
                                                struct eng_value *value, const uint8_t **digest);
+/* Same tag and bytes? By the stored form: an outside value is told by its digest. */
+static inline bool tree_value_same(const struct tree_value *a, const struct tree_value *b)
+{
+    if (a->form != b->form)
+        return false;
+    unsigned skip = FORM_OUTSIDE(a->form) ? 4 : 0;
+    return memcmp(a->stored + skip, b->stored + skip, FORM_BYTES(a->form) - skip) == 0;
+}
 /* Count and sum of the entries with a key below the given one; of from <= key < to (NULL: open end) (range.c). */
 ENG_MUST_CHECK enum eng_status tree_below(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes,
                                           struct eng_totals *totals);

@@ -183,6 +183,15 @@ enum eng_status store_pin(struct store *store, uint32_t lineage, uint64_t tag, s
                     lineage, (unsigned long long)tag, future ? " yet" : " any more");
 }
 
+void store_pin_again(struct store *store, uint32_t lineage, uint64_t tag)
+{
+    pthread_mutex_lock(&store->versions.lock);
+    struct version *found = version_find(lineage_of(store, lineage), tag);
+    assert(found && found->pins > 0);
+    found->pins++;
+    pthread_mutex_unlock(&store->versions.lock);
+}
+
 /* A dropped version may have become releasable. Needs versions.lock. */
 static void version_due(struct store *store, struct lineage *line, const struct version *version)
 {

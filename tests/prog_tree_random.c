@@ -221,6 +221,53 @@ static void check_batch(struct eng_batch *batch, uint64_t history, uint64_t seed
     eng_cursor_close(&cursor);
 }
 
+static struct model before;
+static uint8_t values_before[KEYS_MAX][512];
+
+struct difference {
+    size_t at, to; /* next key of the model that may differ; end */
+    uint64_t history, seed;
+};
+
+static bool differs(size_t i)
+{
+    const struct oracle_entry *a = &before.entry[i], *b = &model.entry[i];
+    if (before.present[i] != model.present[i])
+        return true;
+    return model.present[i] && (a->tag != b->tag || a->value_bytes != b->value_bytes ||
+                                memcmp(values_before[i], b->value, b->value_bytes) != 0);
+}
+
+static enum eng_status next_difference(void *context, const uint8_t *key, size_t key_bytes, const struct eng_value *was,
+                                       const struct eng_value *is)
+{
+    struct difference *d = context;
+    while (d->at < d->to && !differs(d->at))
+        d->at++;
+    const struct oracle_entry *e = &model.entry[d->at];
+    if (d->at == d->to || e->key_bytes != key_bytes || memcmp(e->key, key, key_bytes) != 0 ||
+        (was != NULL) != before.present[d->at] || (is != NULL) != model.present[d->at] ||
+        (is && (is->size != e->value_bytes || memcmp(is->bytes, e->value, is->size) != 0)))
+        fail("diff: another key or value", d->history, d->seed, 0);
+    d->at++;
+    return ENG_OK;
+}
+
+/* From the model as it was to as it is, within a range. */
+static void check_diff(struct eng_snapshot *then, struct eng_snapshot *now, uint64_t history, uint64_t seed)
+{
+    size_t a = rnd() % model.keys, b = rnd() % (model.keys + 1);
+    struct difference d = {a, b, history, seed};
+    const struct oracle_entry *from = &model.entry[a], *to = b < model.keys ? &model.entry[b] : NULL;
+    if (eng_diff_range(then, now, from->key, from->key_bytes, to ? to->key : NULL, to ? to->key_bytes : 0,
+                       next_difference, &d) != ENG_OK)
+        fail("diff", history, seed, 0);
+    while (d.at < d.to && !differs(d.at))
+        d.at++;
+    if (d.at < d.to)
+        fail("diff: ends too early", history, seed, 0);
+}
+
 static void check_leaks(struct eng *eng, uint64_t history, uint64_t seed, int round)
 {
     uint64_t leaked = 1, missing = 1;
@@ -244,15 +291,15 @@ static void change_some(struct eng_batch *batch, size_t changes, bool all, unsig
 /* Changes that are taken back. */
 static void change_in_vain(struct eng_batch *batch, unsigned big)
 {
-    static struct model before;
-    static uint8_t values_before[KEYS_MAX][512];
-    before = model;
-    memcpy(values_before, value_memory, sizeof value_memory);
+    static struct model saved;
+    static uint8_t saved_values[KEYS_MAX][512];
+    saved = model;
+    memcpy(saved_values, value_memory, sizeof value_memory);
     uint64_t mark = eng_batch_mark(batch);
     change_some(batch, 1 + rnd() % 20, false, 3, big, true);
     eng_batch_rollback(batch, mark);
-    model = before;
-    memcpy(value_memory, values_before, sizeof value_memory);
+    model = saved;
+    memcpy(value_memory, saved_values, sizeof value_memory);
 }
 
 static void check(struct eng *eng, uint64_t tag, uint32_t leaf_bytes, uint32_t inline_bytes, uint64_t history,
@@ -377,6 +424,11 @@ static void history(uint64_t number, uint64_t seed)
             fail("batch", number, seed, round);
         unsigned mood = (unsigned)(rnd() % 6), part = (unsigned)(rnd() % 3);
         size_t changes = part == 0 ? 1 + rnd() % 3 : part == 1 ? 1 + rnd() % unique : unique;
+        struct eng_snapshot *then;
+        if (eng_snapshot_open(eng, 0, ENG_HEAD, &then) != ENG_OK)
+            fail("snapshot", number, seed, round);
+        before = model;
+        memcpy(values_before, value_memory, sizeof value_memory);
         change_some(batch, changes, part == 2, mood, big, ranges);
         if (rnd() % 6 == 0)
             change_in_vain(batch, big);
@@ -408,6 +460,12 @@ static void history(uint64_t number, uint64_t seed)
             fail("a dry commit gave another root", number, seed, round);
         eng_batch_close(&batch);
         check(eng, 2 * (uint64_t)round, leaf_bytes, inline_bytes, number, seed, round);
+        struct eng_snapshot *now;
+        if (eng_snapshot_open(eng, 0, ENG_HEAD, &now) != ENG_OK)
+            fail("snapshot", number, seed, round);
+        check_diff(then, now, number, seed);
+        eng_snapshot_close(&now);
+        eng_snapshot_close(&then);
         if (rnd() % 4 == 0 && eng_drop_below(eng, 0, 2 * (uint64_t)round) != ENG_OK)
             fail("drop", number, seed, round);
         check_leaks(eng, number, seed, round);

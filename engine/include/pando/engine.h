@@ -25,8 +25,9 @@
  * Commits happen in the order in which batches were opened.
  *
  * Threads: reads (snapshots, cursors) from any thread, no lock while reading; one snapshot or cursor handle is used by
- * one thread at a time. A batch belongs to one thread until frozen. eng_commit, eng_drop*, eng_checkpoint and
- * eng_maintain belong to one thread at a time (the merging thread). At most ENG_READERS_MAX threads read.
+ * one thread at a time. A batch belongs to one thread until frozen. Any thread may commit: eng_commit, eng_drop*,
+ * eng_checkpoint, eng_maintain and eng_compact take turns by a lock of the store (with ENG_DURABLE_FSYNC not while they
+ * wait for the disk: threads that commit share a sync). At most ENG_READERS_MAX threads read.
  *
  * Errors are returned (enum eng_status, pando/status.h); eng_error() has the line. Wrong use asserts.
  */
@@ -149,6 +150,28 @@ ENG_MUST_CHECK enum eng_status eng_dry_commit(struct eng_batch *batch, struct en
 /* Reserves the disk space a merge of this many keys and value bytes can need; ENG_FULL, ENG_NO_IDS. */
 ENG_MUST_CHECK enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t value_bytes);
 
+/* ---- transactions ------------------------------------------------------------------------------------------------
+ *
+ * A batch opened here is a transaction by itself, of any thread, beside others on the same root: what it reads is the
+ * version it began on, and eng_transaction_commit decides. */
+enum eng_isolation {
+    ENG_SNAPSHOT,     /* refused if a key it wrote was changed since (first committer wins); write skew is possible */
+    ENG_SERIALIZABLE, /* refused if anything it read, keys or ranges, present or absent, was changed since */
+};
+ENG_MUST_CHECK enum eng_status eng_transaction_open(struct eng *eng, uint32_t root, enum eng_isolation isolation,
+                                                    struct eng_batch **transaction);
+/* Freezes, checks, commits under the next tag of the root (*tag; may be NULL). ENG_CONFLICT: nothing changed; close it
+ * and begin again. Otherwise as eng_commit. */
+ENG_MUST_CHECK enum eng_status eng_transaction_commit(struct eng_batch *transaction, uint64_t *tag,
+                                                      struct eng_summary *summary);
+/* Nested transactions, of any batch that is not frozen: what is written between begin and end happens whole (keep) or
+ * not at all. At most ENG_NESTED_MAX deep (ENG_TOO_LARGE). */
+ENG_MUST_CHECK enum eng_status eng_nested_begin(struct eng_batch *batch);
+void eng_nested_end(struct eng_batch *batch, bool keep);
+/* A private fork: a batch over any version, to look at what would be. eng_dry_commit gives its digest; it cannot be
+ * committed (ENG_INVALID). Dropped in O(its own size). */
+ENG_MUST_CHECK enum eng_status eng_fork(struct eng_snapshot *snapshot, struct eng_batch **fork);
+
 /* ---- versions ---------------------------------------------------------------------------------------------------- */
 
 #define ENG_HEAD UINT64_MAX
@@ -227,6 +250,14 @@ eng_diff(struct eng_snapshot *a, struct eng_snapshot *b, const uint8_t *prefix, 
          enum eng_status (*each)(void *context, const uint8_t *key, size_t key_bytes, const struct eng_value *before,
                                  const struct eng_value *after),
          void *context);
+
+/* The same for from <= key < to (NULL: open end). */
+ENG_MUST_CHECK enum eng_status eng_diff_range(struct eng_snapshot *a, struct eng_snapshot *b, const uint8_t *from,
+                                              size_t from_bytes, const uint8_t *to, size_t to_bytes,
+                                              enum eng_status (*each)(void *context, const uint8_t *key,
+                                                                      size_t key_bytes, const struct eng_value *before,
+                                                                      const struct eng_value *after),
+                                              void *context);
 
 /* The way of a key through the logical trie, for proofs: calls step(context, bit, sibling) from the root down, then
  * landing(context, key, key_bytes, value, value_digest) once with the entry where the walk ends (value_digest NULL

@@ -6,6 +6,7 @@
 #define ENG_VALUE_BYTES_MAX (16u << 20) /* values have 0 to 16 MiB */
 #define ENG_ROOTS_MAX 512u              /* named top-level roots of a store */
 #define ENG_NESTED_MAX 64u              /* transactions within transactions */
+#define ENG_READS_MAX 65536u            /* separate ranges a serializable transaction remembers */
 #define ENG_READERS_MAX 256u            /* threads that may read at the same time */
 #define ENG_THREADS_MAX 16u             /* threads a merge is split over */
 #define ENG_DIGEST_BYTES 32u            /* BLAKE2b-256 */

@@ -1,0 +1,96 @@
+/*
+ * Commits: a frozen batch becomes a version.
+ *
+ * Under eng->commits: the batch is appended to the store's own log (if it has one) and merged into the newest version,
+ * which is published. Then, without the lock, the caller waits for the log; so several threads that commit share a
+ * sync. What a failed log leaves behind (a version that may not survive) stops the store: no more commits.
+ *
+ * Ways to fail: those of the merge, nothing changed; a log that fails.
+ */
+#include "engine_internal.h"
+
+static enum eng_status merge_batch(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
+                                   struct eng_summary *summary)
+{
+    struct eng_summary made;
+    enum eng_status status =
+        eng_merge(batch->eng, batch->root_index, batch->fork ? &batch->base->version : NULL, &batch->own->hidden,
+                  batch->own->entries, batch->own->count, tag, expected, keep, &made);
+    if (summary && (status == ENG_OK || status == ENG_CONFLICT))
+        *summary = made;
+    return status;
+}
+
+enum eng_status commit_locked(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
+                              struct eng_summary *summary, uint64_t *end)
+{
+    assert(batch->magic == BATCH_MAGIC && batch->frozen && !batch->committed);
+    struct eng *eng = batch->eng;
+    *end = 0;
+    if (batch->fork && keep)
+        return eng_fail(ENG_INVALID, "commit: a private fork cannot be committed");
+    if (eng->failed != ENG_OK)
+        return eng_fail(ENG_IO, "store: stopped after a failed write of its log");
+    struct store_version head;
+    assert(!keep || !store_head(eng->store, batch->root_index, &head) || head.tag < tag); /* before it is logged */
+    enum eng_status status = ENG_OK;
+    if (eng->log && keep && expected) /* a refused batch must not be in the log: a replay expects nothing */
+        status = merge_batch(batch, tag, expected, false, summary);
+    if (status == ENG_OK && eng->log && keep)
+        status = eng_log_batch(eng, batch, tag, end);
+    if (status == ENG_OK)
+        status = merge_batch(batch, tag, expected, keep, summary);
+    if (status != ENG_OK) {
+        if (*end) /* in the log and not merged, or nobody knows: the log may say more than the store holds */
+            eng->failed = status;
+        return status;
+    }
+    if (!keep)
+        return ENG_OK;
+    pthread_mutex_lock(&eng->batches);
+    batch->own->committed = tag + 1;
+    pthread_mutex_unlock(&eng->batches);
+    batch->committed = true;
+    return ENG_OK;
+}
+
+enum eng_status commit_wait(struct eng *eng, uint64_t end)
+{
+    if (!end)
+        return ENG_OK;
+    enum eng_status status = log_wait(eng->log, end, -1);
+    pthread_mutex_lock(&eng->commits);
+    if (status != ENG_OK)
+        eng->failed = ENG_IO;
+    else
+        eng_log_checkpoint(eng);
+    pthread_mutex_unlock(&eng->commits);
+    return status;
+}
+
+static enum eng_status batch_commit(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected,
+                                    bool keep, struct eng_summary *summary)
+{
+    struct eng *eng = batch->eng;
+    uint64_t end;
+    pthread_mutex_lock(&eng->commits);
+    enum eng_status status = commit_locked(batch, tag, expected, keep, summary, &end);
+    pthread_mutex_unlock(&eng->commits);
+    return status == ENG_OK ? commit_wait(eng, end) : status;
+}
+
+enum eng_status eng_commit(struct eng_batch *batch, uint64_t tag, struct eng_summary *summary)
+{
+    return batch_commit(batch, tag, NULL, true, summary);
+}
+
+enum eng_status eng_commit_expect(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected,
+                                  struct eng_summary *summary)
+{
+    return batch_commit(batch, tag, expected, true, summary);
+}
+
+enum eng_status eng_dry_commit(struct eng_batch *batch, struct eng_summary *summary)
+{
+    return batch_commit(batch, 0, NULL, false, summary);
+}

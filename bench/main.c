@@ -71,7 +71,7 @@ void bench_die(const char *format, ...)
 
 static void usage(void)
 {
-    fputs("usage: engine [--keys N] [--batch B] [--workload insert,rmw,get,scan,rmw_snapshots,durable]\n"
+    fputs("usage: engine [--keys N] [--batch B] [--workload insert,rmw,get,get_many,scan,rmw_snapshots,durable]\n"
           "              [--with pando,lmdb,rocksdb,sqlite] [--rounds R] [--seconds S] [--warmup S] [--dir DIR] "
           "[--keep]\n"
           "              [--cache-mb M] [--lanes sodium|neon|avx2|avx512] [--seed N]\n",

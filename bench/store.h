@@ -27,6 +27,7 @@ struct store_settings {
 };
 
 #define BENCH_SNAPSHOTS_MAX 128
+#define BENCH_MANY 16
 
 /* false stops the scan. */
 typedef bool (*store_each)(void *context, const uint8_t *key, const uint8_t *value);
@@ -46,6 +47,8 @@ struct store_driver {
     void (*view_open)(void *store);
     void (*view_close)(void *store);
     bool (*get)(void *store, const uint8_t *key, uint8_t *value);
+    /* The values of BENCH_MANY keys at once; returns how many it found. NULL: the store has no such call. */
+    size_t (*get_many)(void *store, struct bench_pair *pairs);
     void (*scan)(void *store, store_each each, void *context);
 
     /* A read view that stays as it is while transactions go on. Released in the order of opening. */

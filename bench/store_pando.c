@@ -163,6 +163,27 @@ static bool pando_get(void *store, const uint8_t *key, uint8_t *value)
     return pando_snapshot_get(store, pando->view, key, value);
 }
 
+static void take_one_of_many(void *context, size_t index, const struct eng_value *value)
+{
+    struct bench_pair *pairs = context;
+    if (!value || value->size != BENCH_VALUE_BYTES)
+        bench_die("pando: a key is absent or has a value of another size");
+    memcpy(pairs[index].value, value->bytes, BENCH_VALUE_BYTES);
+}
+
+static size_t pando_get_many(void *store, struct bench_pair *pairs)
+{
+    struct pando *pando = store;
+    const uint8_t *keys[BENCH_MANY];
+    size_t key_bytes[BENCH_MANY];
+    for (size_t i = 0; i < BENCH_MANY; i++) {
+        keys[i] = pairs[i].key;
+        key_bytes[i] = BENCH_KEY_BYTES;
+    }
+    check(eng_get_many(pando->view, BENCH_MANY, keys, key_bytes, take_one_of_many, pairs), "get");
+    return BENCH_MANY;
+}
+
 struct scan {
     store_each each;
     void *context;
@@ -192,6 +213,7 @@ const struct store_driver store_pando = {
     .view_open = pando_view_open,
     .view_close = pando_view_close,
     .get = pando_get,
+    .get_many = pando_get_many,
     .scan = pando_scan,
     .snapshot_open = pando_snapshot_open,
     .snapshot_close = pando_snapshot_close,

@@ -186,6 +186,30 @@ static bool rocks_get(void *store, const uint8_t *key, uint8_t *value)
     return get_with(rocks, rocks->read_view, key, value);
 }
 
+static size_t rocks_get_many(void *store, struct bench_pair *pairs)
+{
+    struct rocks *rocks = store;
+    const char *keys[BENCH_MANY];
+    size_t key_bytes[BENCH_MANY], bytes[BENCH_MANY], found = 0;
+    char *values[BENCH_MANY], *errors[BENCH_MANY];
+    for (size_t i = 0; i < BENCH_MANY; i++) {
+        keys[i] = (const char *)pairs[i].key;
+        key_bytes[i] = BENCH_KEY_BYTES;
+    }
+    rocksdb_multi_get(rocks->db, rocks->read_view, BENCH_MANY, keys, key_bytes, values, bytes, errors);
+    for (size_t i = 0; i < BENCH_MANY; i++) {
+        check(errors[i], "get");
+        if (!values[i])
+            continue;
+        if (bytes[i] != BENCH_VALUE_BYTES)
+            bench_die("rocksdb: a value of %zu bytes", bytes[i]);
+        memcpy(pairs[i].value, values[i], BENCH_VALUE_BYTES);
+        free(values[i]);
+        found++;
+    }
+    return found;
+}
+
 static void rocks_scan(void *store, store_each each, void *context)
 {
     struct rocks *rocks = store;
@@ -234,6 +258,7 @@ const struct store_driver store_rocksdb = {
     .view_open = rocks_view_open,
     .view_close = rocks_view_close,
     .get = rocks_get,
+    .get_many = rocks_get_many,
     .scan = rocks_scan,
     .snapshot_open = rocks_snapshot_open,
     .snapshot_close = rocks_snapshot_close,

@@ -10,7 +10,7 @@
 #include "measure.h"
 #include "workload.h"
 
-static const char *const names[WORKLOADS] = {"insert", "rmw", "get", "scan", "rmw_snapshots", "durable"};
+static const char *const names[WORKLOADS] = {"insert", "rmw", "get", "get_many", "scan", "rmw_snapshots", "durable"};
 
 const char *workload_name(enum workload workload)
 {
@@ -179,11 +179,23 @@ static void run_rmw(const struct round *round, void *store, struct meter *meter)
 #define GET_CHUNK 1024
 #define GET_TIMED_EVERY 32 /* every so many reads one is timed by itself */
 
+/* One key, or BENCH_MANY: at once, if the store can. */
+static size_t get_group(const struct store_driver *driver, void *store, struct bench_pair *pairs, size_t count)
+{
+    if (count == BENCH_MANY && driver->get_many)
+        return driver->get_many(store, pairs);
+    size_t found = 0;
+    for (size_t i = 0; i < count; i++)
+        found += driver->get(store, pairs[i].key, pairs[i].value);
+    return found;
+}
+
 static void run_get(const struct round *round, void *store, struct meter *meter)
 {
     struct bench_random random = {.state = round->seed};
     struct bench_pair *pairs = checked(malloc(GET_CHUNK * sizeof *pairs));
     uint64_t *ids = checked(malloc(GET_CHUNK * sizeof *ids));
+    size_t group = round->workload == WORKLOAD_GET_MANY ? BENCH_MANY : 1;
     uint64_t warm_ns = 0, warm_until = (uint64_t)(round->warmup_seconds * 1e9);
     uint64_t until = (uint64_t)(round->seconds * 1e9);
     round->driver->view_open(store);
@@ -194,13 +206,13 @@ static void run_get(const struct round *round, void *store, struct meter *meter)
         }
         uint64_t timed[GET_CHUNK / GET_TIMED_EVERY], start = measure_now_ns();
         size_t found = 0;
-        for (size_t i = 0; i < GET_CHUNK; i++) {
+        for (size_t i = 0; i < GET_CHUNK; i += group) {
             if (i % GET_TIMED_EVERY != 0) {
-                found += round->driver->get(store, pairs[i].key, pairs[i].value);
+                found += get_group(round->driver, store, pairs + i, group);
                 continue;
             }
             uint64_t before = measure_now_ns();
-            found += round->driver->get(store, pairs[i].key, pairs[i].value);
+            found += get_group(round->driver, store, pairs + i, group);
             timed[i / GET_TIMED_EVERY] = measure_now_ns() - before;
         }
         uint64_t took = measure_now_ns() - start;
@@ -289,6 +301,7 @@ void round_run(const struct round *round, struct measurement *measurement)
         run_rmw(round, store, &meter);
         break;
     case WORKLOAD_GET:
+    case WORKLOAD_GET_MANY:
         run_get(round, store, &meter);
         break;
     case WORKLOAD_SCAN:

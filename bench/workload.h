@@ -26,11 +26,12 @@ enum workload {
     WORKLOAD_INSERT,
     WORKLOAD_RMW,
     WORKLOAD_GET,
+    WORKLOAD_GET_MANY,
     WORKLOAD_SCAN,
     WORKLOAD_RMW_SNAPSHOTS,
     WORKLOAD_DURABLE,
 };
-#define WORKLOADS 6
+#define WORKLOADS 7
 const char *workload_name(enum workload workload);
 /* false: there is no such workload. */
 bool workload_parse(const char *name, enum workload *workload);

@@ -13,23 +13,26 @@ struct hidden_added {
     uint64_t mark;
 };
 
-/* Is a, the end of a range, below the key? */
-static bool end_below(const struct hidden_range *range, const uint8_t *key, size_t key_bytes)
+/* Index of the first range that ends after the key, or (at_end) at it. */
+static size_t first_ending(const struct hidden *hidden, const uint8_t *key, size_t key_bytes, bool at_end)
 {
-    return range->to && bytes_compare(range->to, range->to_bytes, key, key_bytes) < 0;
+    size_t lo = 0, hi = hidden->count;
+    while (lo < hi) {
+        size_t middle = (lo + hi) / 2;
+        const struct hidden_range *range = &hidden->sorted[middle];
+        int order = range->to ? bytes_compare(range->to, range->to_bytes, key, key_bytes) : 1;
+        if (order < 0 || (order == 0 && !at_end))
+            lo = middle + 1;
+        else
+            hi = middle;
+    }
+    return lo;
 }
 
 static void insert(struct hidden *hidden, const struct hidden_range *range)
 {
     struct hidden_range whole = *range;
-    size_t lo = 0, hi = hidden->count;
-    while (lo < hi) { /* the first that ends at or after the new one begins */
-        size_t middle = (lo + hi) / 2;
-        if (end_below(&hidden->sorted[middle], range->from, range->from_bytes))
-            lo = middle + 1;
-        else
-            hi = middle;
-    }
+    size_t lo = first_ending(hidden, range->from, range->from_bytes, true), hi;
     for (hi = lo; hi < hidden->count; hi++) {
         const struct hidden_range *other = &hidden->sorted[hi];
         if (whole.to && bytes_compare(other->from, other->from_bytes, whole.to, whole.to_bytes) > 0)
@@ -102,21 +105,17 @@ void hidden_free(struct hidden *hidden)
     memset(hidden, 0, sizeof *hidden);
 }
 
+size_t hidden_first(const struct hidden *hidden, const uint8_t *key, size_t key_bytes)
+{
+    return first_ending(hidden, key, key_bytes, false);
+}
+
 const struct hidden_range *hidden_find(const struct hidden *hidden, const uint8_t *key, size_t key_bytes, bool before)
 {
-    size_t lo = 0, hi = hidden->count;
-    while (lo < hi) { /* the first that ends after the key (at it, if what lies before it counts) */
-        size_t middle = (lo + hi) / 2;
-        const struct hidden_range *range = &hidden->sorted[middle];
-        int order = range->to ? bytes_compare(range->to, range->to_bytes, key, key_bytes) : 1;
-        if (order < 0 || (order == 0 && !before))
-            lo = middle + 1;
-        else
-            hi = middle;
-    }
-    if (lo == hidden->count)
+    size_t at = first_ending(hidden, key, key_bytes, before);
+    if (at == hidden->count)
         return NULL;
-    const struct hidden_range *range = &hidden->sorted[lo];
+    const struct hidden_range *range = &hidden->sorted[at];
     int order = bytes_compare(range->from, range->from_bytes, key, key_bytes);
     return order < 0 || (order == 0 && !before) ? range : NULL;
 }

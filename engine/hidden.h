@@ -34,6 +34,8 @@ ENG_MUST_CHECK enum eng_status hidden_add(struct hidden *hidden, const struct hi
 void hidden_rollback(struct hidden *hidden, uint64_t mark);
 void hidden_free(struct hidden *hidden);
 
+/* Index of the first range that ends after the key; hidden->count: none. */
+size_t hidden_first(const struct hidden *hidden, const uint8_t *key, size_t key_bytes);
 /* The range that holds the key, or NULL. before: the key itself is outside, what lies right before it counts. */
 const struct hidden_range *hidden_find(const struct hidden *hidden, const uint8_t *key, size_t key_bytes, bool before);
 

@@ -268,8 +268,12 @@ enum eng_status eng_batch_totals(struct eng_batch *batch, const uint8_t *from, s
     enum eng_status status = batch_read_range(batch, &read);
     for (uint32_t i = 0; i <= batch->below_count && status == ENG_OK; i++) {
         const struct hidden *hidden = &batch_layer(batch, i)->hidden;
-        for (size_t r = 0; r < hidden->count && status == ENG_OK; r++)
-            status = hidden_add(&all, &hidden->sorted[r], 0);
+        for (size_t r = hidden_first(hidden, read.from, read.from_bytes); r < hidden->count && status == ENG_OK; r++) {
+            const struct hidden_range *one = &hidden->sorted[r];
+            if (to && bytes_compare(one->from, one->from_bytes, to, to_bytes) >= 0)
+                break;
+            status = hidden_add(&all, one, 0);
+        }
     }
     struct reader *reader = status == ENG_OK ? eng_enter(batch->eng) : NULL;
     if (status == ENG_OK && !reader)

@@ -156,13 +156,13 @@ static int check_all(struct check *check, bool deep)
         return code;
     check_files(check);
     uint64_t before = check->faults;
-    const struct log_check log = {.disk = check->disk,
-                                  .dir = "log",
-                                  .store_id = check->genesis.ledger_id,
-                                  .each = check_record,
-                                  .report = report,
-                                  .context = check};
-    code = part_result(check, log_check(&log), before);
+    const struct ledger_log_check log = {.disk = check->disk,
+                                         .dir = "log",
+                                         .store_id = check->genesis.ledger_id,
+                                         .each = check_record,
+                                         .report = report,
+                                         .context = check};
+    code = part_result(check, ledger_log_check(&log), before);
     if (code != CLI_DONE)
         return code;
     before = check->faults;

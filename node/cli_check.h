@@ -5,7 +5,7 @@
 #include "pando/disk.h"
 #include "pando/log.h"
 
-struct log_check {
+struct ledger_log_check {
     struct disk *disk;
     const char *dir;
     const uint8_t *store_id;
@@ -17,6 +17,6 @@ struct log_check {
 
 /* Reads all files of a log and changes nothing. A torn tail (what a crash may leave behind the last durable byte) is no
  * fault. ENG_OK, or ENG_DAMAGED after report was called; ENG_FOREIGN, ENG_VERSION, ENG_IO, ENG_NO_MEMORY. */
-ENG_MUST_CHECK enum eng_status log_check(const struct log_check *check);
+ENG_MUST_CHECK enum eng_status ledger_log_check(const struct ledger_log_check *check);
 
 #endif

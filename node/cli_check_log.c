@@ -22,7 +22,7 @@
 #define WINDOW_BYTES (1u << 20)
 
 struct reading {
-    const struct log_check *check;
+    const struct ledger_log_check *check;
     uint64_t first, count, file_bytes; /* files [first, first + count) */
     struct disk_file *file;            /* the one that is open */
     uint64_t file_number;
@@ -231,7 +231,7 @@ static enum eng_status check_records(struct reading *reading)
     }
 }
 
-enum eng_status log_check(const struct log_check *check)
+enum eng_status ledger_log_check(const struct ledger_log_check *check)
 {
     struct names names = {0};
     enum eng_status status = disk_list(check->disk, check->dir, note_name, &names);

@@ -181,6 +181,34 @@ static int check_header(const struct verifier *verifier, const char *path, const
     return CLI_DONE;
 }
 
+/* What a proof says of a range, before its entries. */
+static void print_range(struct cli_printer *printer, const struct verify_result *result)
+{
+    fputs("the keys", stdout);
+    if (result->from) {
+        fputs(" from ", stdout);
+        cli_print_field(printer, result->from, result->from_bytes);
+    }
+    if (result->to) {
+        fputs(" to below ", stdout);
+        cli_print_field(printer, result->to, result->to_bytes);
+    }
+    printf(" are %llu", (unsigned long long)result->count);
+    bool wide = false; /* beyond an amount */
+    for (int i = 16; i < 24; i++)
+        wide |= result->sum[i] != (result->sum[15] & 0x80 ? 0xff : 0);
+    char text[AMOUNT_TEXT_MAX + 49];
+    if (wide) {
+        for (int i = 0; i < 24; i++)
+            snprintf(text + 2 * i, 3, "%02x", result->sum[23 - i]);
+        printf(", their amounts sum up to hexadecimal %s", text);
+    } else {
+        amount_to_text(amount_from_bytes(result->sum), text);
+        printf(", their amounts sum up to %s", text);
+    }
+    puts(result->kind == PROOF_RANGE ? ":" : "");
+}
+
 static void print_proven(const struct verifier *verifier, struct verify_result *result, const struct header *header,
                          enum cli_format format)
 {
@@ -199,6 +227,8 @@ static void print_proven(const struct verifier *verifier, struct verify_result *
         puts("the signature was not checked: the root was given");
     struct cli_printer printer = {.format = format};
     struct verify_key key;
+    if (result->kind != PROOF_KEYS)
+        print_range(&printer, result);
     while (verify_next(result, &key)) {
         fputs("key ", stdout);
         cli_print_field(&printer, key.key, key.key_bytes);

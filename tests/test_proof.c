@@ -563,7 +563,11 @@ struct refusal {
 static const struct refusal refusals[] = {
     REFUSAL("", VERIFY_TRUNCATED),
     REFUSAL("\x00", VERIFY_KIND),
-    REFUSAL("\x02\x01\0\0\0", VERIFY_KIND),
+    REFUSAL("\x02\x02", VERIFY_FORM),
+    REFUSAL("\x02\x01\0\0\0", VERIFY_KEY_BYTES),
+    REFUSAL("\x03\0\0", VERIFY_TRUNCATED),
+    REFUSAL("\x03\0\0\x05", VERIFY_FORM),
+    REFUSAL("\x04\x01\0\0\0", VERIFY_KIND),
     REFUSAL("\x01\x01\0\0", VERIFY_TRUNCATED),
     REFUSAL("\x01\0\0\0\0", VERIFY_NO_KEYS),
     REFUSAL("\x01\xff\xff\xff\xff\x01\0k\x02", VERIFY_TRUNCATED),

@@ -29,7 +29,7 @@ static enum verify_status refuse(struct proof_reader *reader, const uint8_t *fie
     return status;
 }
 
-static enum verify_status read_key(struct proof_reader *reader, const uint8_t **key, size_t *key_bytes)
+enum verify_status proof_key_read(struct proof_reader *reader, const uint8_t **key, size_t *key_bytes)
 {
     const uint8_t *length = proof_take(reader, 2);
     if (length == NULL)
@@ -89,7 +89,7 @@ static enum verify_status read_present(struct proof_reader *reader, struct key_p
 /* Claim 0: the landing entry is another key's; of a long value its digest is enough. */
 static enum verify_status read_landing(struct proof_reader *reader, struct trie_entry *entry)
 {
-    enum verify_status status = read_key(reader, &entry->key, &entry->key_bytes);
+    enum verify_status status = proof_key_read(reader, &entry->key, &entry->key_bytes);
     if (status == VERIFY_OK)
         status = read_tag(reader, &entry->tag);
     if (status != VERIFY_OK)
@@ -129,10 +129,22 @@ static enum verify_status read_path(struct proof_reader *reader, struct key_proo
     return proof->steps == NULL ? VERIFY_TRUNCATED : VERIFY_OK;
 }
 
+enum verify_status proof_entry_read(struct proof_reader *reader, bool whole, struct trie_entry *entry)
+{
+    if (!whole)
+        return read_landing(reader, entry);
+    struct key_proof proof = {0};
+    enum verify_status status = proof_key_read(reader, &proof.key, &proof.key_bytes);
+    if (status == VERIFY_OK)
+        status = read_present(reader, &proof);
+    *entry = proof.landing;
+    return status;
+}
+
 enum verify_status key_proof_read(struct proof_reader *reader, struct key_proof *proof)
 {
     memset(proof, 0, sizeof *proof);
-    enum verify_status status = read_key(reader, &proof->key, &proof->key_bytes);
+    enum verify_status status = proof_key_read(reader, &proof->key, &proof->key_bytes);
     if (status != VERIFY_OK)
         return status;
     const uint8_t *claim = proof_take(reader, 1);

@@ -23,6 +23,10 @@ enum verify_status key_proof_read(struct proof_reader *reader, struct key_proof 
 /* Checks a proof that was read and computes the root it leads to. */
 enum verify_status key_proof_check(const struct key_proof *proof, uint8_t root[PROOF_DIGEST_BYTES]);
 
+/* A key with its length before it. */
+enum verify_status proof_key_read(struct proof_reader *reader, const uint8_t **key, size_t *key_bytes);
+/* An entry: whole (as in claim 1, with its key before it), or as a landing entry (claim 0). */
+enum verify_status proof_entry_read(struct proof_reader *reader, bool whole, struct trie_entry *entry);
 /* The next bytes, or NULL if there are not so many. */
 const uint8_t *proof_take(struct proof_reader *reader, size_t bytes);
 

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "key_proof.h"
+#include "range_proof.h"
 
 #define NO_KEY UINT32_MAX
 
@@ -89,6 +90,20 @@ static enum verify_status verify_keys(struct proof_reader *reader, const uint8_t
     return result->status = VERIFY_OK;
 }
 
+/* Kinds 2 and 3. */
+static enum verify_status verify_range(struct proof_reader *reader, enum proof_kind kind, const uint8_t *file,
+                                       const struct verify_options *options, struct verify_result *result)
+{
+    enum verify_status status = range_proof_verify(reader, kind, result);
+    if (status == VERIFY_OK && options->keys != NULL)
+        status = VERIFY_KEYS;
+    if (status == VERIFY_OK && options->root != NULL && memcmp(options->root, result->root, sizeof result->root) != 0)
+        status = VERIFY_ROOT;
+    if (status != VERIFY_OK)
+        return fail(result, status, NO_KEY, (size_t)(reader->at - file));
+    return result->status = VERIFY_OK;
+}
+
 static enum verify_status verify_kind(struct proof_reader *reader, const uint8_t *file,
                                       const struct verify_options *options, struct verify_result *result)
 {
@@ -96,8 +111,12 @@ static enum verify_status verify_kind(struct proof_reader *reader, const uint8_t
     const uint8_t *kind = proof_take(reader, 1);
     if (kind == NULL)
         return fail(result, VERIFY_TRUNCATED, NO_KEY, (size_t)(reader->at - file));
+    if (options == NULL)
+        options = &nothing_expected;
     if (*kind == PROOF_KEYS)
-        return verify_keys(reader, file, options == NULL ? &nothing_expected : options, result);
+        return verify_keys(reader, file, options, result);
+    if (*kind == PROOF_RANGE || *kind == PROOF_TOTALS)
+        return verify_range(reader, (enum proof_kind) * kind, file, options, result);
     return fail(result, VERIFY_KIND, NO_KEY, (size_t)(kind - file));
 }
 
@@ -145,9 +164,27 @@ enum verify_status verify_file(const uint8_t *bytes, size_t size, const struct v
     return result->status;
 }
 
+static bool next_of_range(struct verify_result *result, struct verify_key *key)
+{
+    struct proof_reader reader = {result->next, result->end};
+    struct trie_entry entry;
+    bool found = range_proof_next(&reader, &entry);
+    result->next = reader.at;
+    if (found)
+        *key = (struct verify_key){.key = entry.key,
+                                   .key_bytes = entry.key_bytes,
+                                   .present = true,
+                                   .tag = entry.tag,
+                                   .value = entry.value,
+                                   .value_bytes = (size_t)entry.value_bytes};
+    return found;
+}
+
 bool verify_next(struct verify_result *result, struct verify_key *key)
 {
-    assert(result->status == VERIFY_OK && result->kind == PROOF_KEYS);
+    assert(result->status == VERIFY_OK);
+    if (result->kind != PROOF_KEYS)
+        return next_of_range(result, key);
     if (result->keys_left == 0)
         return false;
     struct proof_reader reader = {result->next, result->end};

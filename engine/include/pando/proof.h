@@ -5,12 +5,15 @@
  * of the side it did not take, and the entry at which it ends. If that is the asked key the proof says present,
  * otherwise absent.
  *
+ * A range is proven by the trie itself, pruned outside of what is asked and along nothing but the ways of its bounds.
+ *
  * A blob is memory of its own; proof_blob_free() gives it back and empties it. Any thread; nothing is kept.
  */
 #ifndef ENGINE_PROOF_H
 #define ENGINE_PROOF_H
 
 #include "pando/digest.h"
+#include "pando/engine.h"
 #include "pando/status.h"
 #include "pando/verify.h"
 
@@ -47,6 +50,13 @@ struct proof_blob {
  * trie (bits that do not ascend, a sibling without entries, an asked key that would not walk along it); ENG_NO_MEMORY.
  * On failure the blob is empty. */
 ENG_MUST_CHECK enum eng_status proof_state_keys(const struct proof_key *keys, size_t count, struct proof_blob *state);
+
+/* A state proof of the range from <= key < to (NULL: open end) of a snapshot: its contents, or its count and the sum of
+ * its amounts, in O(depth). ENG_INVALID: bounds that are no keys or not in order; ENG_TOO_LARGE: over PROOF_BYTES_MAX;
+ * ENG_NO_MEMORY, ENG_DAMAGED. On failure the blob is empty. */
+ENG_MUST_CHECK enum eng_status proof_state_range(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes,
+                                                 const uint8_t *to, size_t to_bytes, bool contents,
+                                                 struct proof_blob *state);
 
 /* The proof file of a signed header and a state proof: what `pando verify` reads. ENG_TOO_LARGE, ENG_NO_MEMORY. */
 ENG_MUST_CHECK enum eng_status proof_file(const uint8_t *header, size_t header_bytes, const struct proof_blob *state,

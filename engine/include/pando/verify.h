@@ -12,8 +12,8 @@
  *         key.key is in that state with key.value, or is not in it
  *
  * A proof says nothing about who signed the header: the header is opaque bytes here. What is proven is: IF result.root
- * is the root of a state THEN each key is present in it with that tag and value, or absent from it. Nothing is said
- * about counts or sums of the state, nor about keys that are not in the proof.
+ * is the root of a state THEN each key is present in it with that tag and value, or absent from it; THEN the entries of
+ * a range are these and no others; THEN a range has this count and this sum of amounts.
  *
  * A proof FILE (integers little-endian):
  *
@@ -48,8 +48,30 @@
  * (the first bit in which it differs from the landing key) is a bit no node of the path tests, hence one in which
  * everything below the next node agrees with the landing key.
  *
+ * Kinds 2, the contents of a range, and 3, its count and sum, continue with two bounds, from and to, each u8 0 (open)
+ * or u8 1 | u16 key bytes | key; then the logical trie in pre-order, parts of it pruned, each node beginning with u8
+ * token:
+ *
+ *     token 0, entry    as a landing entry above
+ *     token 1, inner    u32 bit | the left side | the right side
+ *     token 2, pruned   the summary of all below, 64 bytes
+ *     token 3, whole    u16 key bytes | key | u8 tag | u32 value bytes | value: in kind 2, an entry of the range
+ *     token 4, nothing  the empty state
+ *
+ * A range is from <= key < to. A range proof is valid if and only if: bits ascend on every way down; following a
+ * bound's own bits from the root one comes to an entry, its landing entry, and to no pruned node; in kind 2 no pruned
+ * node lies inside the range, and the entries inside it, and no others, are whole.
+ *
+ * Why the verifier knows where a pruned node lies: let e be the first bit in which a bound b differs from its landing
+ * key L. Every node on the way of b with a bit below e tests a bit in which b agrees with all keys below that node up
+ * to it, so the keys on the side b does not take are greater than b if that side is the right one, and less if it is
+ * the left one. All keys below the first node with a bit above e agree with L up to there, e included, so they lie on
+ * the same side of b as L. No node on the way tests e itself, or L would not be on it. So every part of the trie off
+ * the way of b is wholly below b or wholly not below it.
+ *
  * Every encoding is the only one of what it says (no spare bytes, no second form). Untrusted input: nothing is
- * allocated, time and reads are bounded by the size, no byte outside [bytes, bytes + size) is read.
+ * allocated (for ranges a stack of at most 9,225 open nodes), time and reads are bounded by the size, no byte outside
+ * [bytes, bytes + size) is read.
  *
  * The digest rule itself is described in pando/digest.h.
  */
@@ -74,7 +96,7 @@
 #define PROOF_VALUE_BYTES_MAX (16u << 20)
 #define PROOF_VALUE_INLINE_MAX 64u
 
-enum proof_kind { PROOF_KEYS = 1 };
+enum proof_kind { PROOF_KEYS = 1, PROOF_RANGE = 2, PROOF_TOTALS = 3 };
 enum proof_claim { PROOF_ABSENT = 0, PROOF_PRESENT = 1, PROOF_EMPTY = 2 };
 enum proof_tag { PROOF_TAG_BYTES = 0, PROOF_TAG_AMOUNT = 1, PROOF_TAG_TREE = 2 };
 
@@ -102,7 +124,12 @@ enum proof_tag { PROOF_TAG_BYTES = 0, PROOF_TAG_AMOUNT = 1, PROOF_TAG_TREE = 2 }
     X(VERIFY_NOT_ABSENT, "said to be absent, but the landing key is the asked key")                                    \
     X(VERIFY_ROOTS, "leads to another root than the keys before it")                                                   \
     X(VERIFY_ROOT, "does not lead to the expected root")                                                               \
-    X(VERIFY_KEYS, "does not speak of the expected keys")
+    X(VERIFY_KEYS, "does not speak of the expected keys")                                                              \
+    X(VERIFY_BOUND, "the way of a bound ends in a part that is left out")                                              \
+    X(VERIFY_BOUNDS, "the lower bound is not below the upper one")                                                     \
+    X(VERIFY_INCOMPLETE, "a part of the range is left out")                                                            \
+    X(VERIFY_ENTRY, "an entry is whole though it is not of the range, or the other way round")                         \
+    X(VERIFY_MEMORY, "out of memory")
 
 enum verify_status {
 #define X(code, sentence) code,
@@ -142,7 +169,13 @@ struct verify_result {
     const uint8_t *header; /* into the bytes verified; NULL for a state proof without a file around it */
     size_t header_bytes;
     enum proof_kind kind;
-    uint32_t key_count;
+    uint32_t key_count; /* PROOF_KEYS */
+    /* PROOF_RANGE, PROOF_TOTALS: from <= key < to (NULL: open), into the bytes verified; how many entries the range
+     * has, and the sum of the amounts among them: 192-bit two's complement, little-endian. */
+    const uint8_t *from, *to;
+    size_t from_bytes, to_bytes;
+    uint64_t count;
+    uint8_t sum[24];
     /* Where verify_next is: private. */
     const uint8_t *next, *end;
     uint32_t keys_left;
@@ -158,7 +191,8 @@ enum verify_status verify_file(const uint8_t *bytes, size_t size, const struct v
 enum verify_status verify_state(const uint8_t *bytes, size_t size, const struct verify_options *options,
                                 struct verify_result *result) __attribute__((warn_unused_result));
 
-/* The next key of a proof that was verified, in the order of the file; false: there are no more. result must come from
+/* The next key of a proof that was verified, in the order of the file (PROOF_RANGE: the next entry, in key order;
+ * PROOF_TOTALS: none); false: there are no more. result must come from
  * a call that returned VERIFY_OK (asserted). */
 bool verify_next(struct verify_result *result, struct verify_key *key);
 

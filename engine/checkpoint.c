@@ -152,6 +152,8 @@ static enum eng_status checkpoint_capture(struct store *store, const void *app_s
     slot->ids_next = store->control.next;
     slot->catalog_bytes = catalog_bytes;
     slot->catalog_checksum = XXH3_64bits(checkpoint->catalog, catalog_bytes);
+    /* relaxed: written by this thread, which commits */
+    slot->generation = atomic_load_explicit(&store->closed, memory_order_relaxed);
     slot->app_bytes = (uint32_t)app_bytes;
     memset(slot->app_state, 0, sizeof slot->app_state);
     if (app_bytes)
@@ -201,6 +203,8 @@ enum eng_status checkpoint_make(struct store *store)
         status = checksum_run(store, &checkpoint->work[i]);
     /* release: partner of the acquire in versions_release; objects may be freed and moved again */
     atomic_store_explicit(&checkpoint->checksumming, false, memory_order_release);
+    if (status == ENG_OK)
+        status = segments_protect(store, slot->checkpoint);
     if (status == ENG_OK)
         status = disk_sync(store->segments.file);
     if (status == ENG_OK && slot->catalog_bytes)
@@ -265,6 +269,11 @@ enum eng_status store_checkpoint(struct store *store, const void *app_state, siz
     }
     pthread_mutex_unlock(&checkpoint->lock);
     return checkpoint_make(store);
+}
+
+enum eng_status store_write_back(struct store *store)
+{
+    return disk_write_back(store->segments.file);
 }
 
 bool store_checkpoint_running(struct store *store)

@@ -56,14 +56,16 @@ enum eng_status commit_locked(struct eng_batch *batch, uint64_t tag, const struc
 
 enum eng_status commit_wait(struct eng *eng, uint64_t end)
 {
-    if (!end)
+    if (!end && eng->durability != ENG_DURABLE_MSYNC_ASYNC)
         return ENG_OK;
-    enum eng_status status = log_wait(eng->log, end, -1);
+    enum eng_status status = end ? log_wait(eng->log, end, -1) : store_write_back(eng->store);
     pthread_mutex_lock(&eng->commits);
+    if (status == ENG_OK && end && eng->durability == ENG_DURABLE_FULL)
+        status = eng_full_checkpoint(eng, end);
+    else if (status == ENG_OK && end)
+        eng_log_checkpoint(eng);
     if (status != ENG_OK)
         eng->failed = ENG_IO;
-    else
-        eng_log_checkpoint(eng);
     pthread_mutex_unlock(&eng->commits);
     return status;
 }

@@ -144,6 +144,11 @@ enum eng_status disk_sync(struct disk_file *file)
     return file_backing(file)->sync(file);
 }
 
+enum eng_status disk_write_back(struct disk_file *file)
+{
+    return file_backing(file)->write_back(file);
+}
+
 enum eng_status disk_extend(struct disk_file *file, uint64_t size_bytes)
 {
     assert(file->writable);

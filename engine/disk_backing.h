@@ -32,6 +32,7 @@ struct disk_backing {
     enum eng_status (*read)(struct disk_file *file, uint64_t offset, void *bytes, size_t length);
     enum eng_status (*write)(struct disk_file *file, uint64_t offset, const void *bytes, size_t length);
     enum eng_status (*sync)(struct disk_file *file);
+    enum eng_status (*write_back)(struct disk_file *file);
     enum eng_status (*extend)(struct disk_file *file, uint64_t size_bytes);
     enum eng_status (*reserve)(struct disk_file *file, uint64_t offset, uint64_t length);
     enum eng_status (*truncate)(struct disk_file *file, uint64_t size_bytes);

@@ -182,6 +182,15 @@ static enum eng_status posix_sync(struct disk_file *file)
     return ENG_OK;
 }
 
+/* Not msync(MS_ASYNC), which does nothing on Linux. Pages stored to through a map are dirty in the page cache as well.
+ */
+static enum eng_status posix_write_back(struct disk_file *file)
+{
+    if (sync_file_range(posix_file(file)->fd, 0, 0, SYNC_FILE_RANGE_WRITE) != 0 && errno != ENOSYS && errno != ESPIPE)
+        return fail_file(file, "start writing");
+    return ENG_OK;
+}
+
 static enum eng_status allocate(struct disk_file *file, uint64_t offset, uint64_t length)
 {
     int error;
@@ -408,6 +417,7 @@ static const struct disk_backing posix_backing = {
     .read = posix_read,
     .write = posix_write,
     .sync = posix_sync,
+    .write_back = posix_write_back,
     .extend = posix_extend,
     .reserve = posix_reserve,
     .truncate = posix_truncate,

@@ -223,6 +223,13 @@ static enum eng_status sim_sync(struct disk_file *file)
     return change_end(self, status);
 }
 
+/* Nothing is stable by this: what was written and not synced may be in an image of a crash at any time. */
+static enum eng_status sim_write_back(struct disk_file *file)
+{
+    struct sim_disk *self = sim_disk(file->disk);
+    return change_end(self, change_begin(self, file->path, "start writing"));
+}
+
 static enum eng_status sim_extend(struct disk_file *file, uint64_t size_bytes)
 {
     struct sim_disk *self = sim_disk(file->disk);
@@ -393,6 +400,7 @@ static const struct disk_backing sim_backing = {
     .read = sim_read,
     .write = sim_write,
     .sync = sim_sync,
+    .write_back = sim_write_back,
     .extend = sim_extend,
     .reserve = sim_reserve,
     .truncate = sim_truncate,

@@ -1,5 +1,6 @@
 /*
- * The log of a library store (ENG_DURABLE_FSYNC): every batch is one record, written while it is merged.
+ * The log of a library store (ENG_DURABLE_MSYNC_SYNC, _FSYNC, _FULL): every batch is one record, written while it is
+ * merged.
  *
  * Record LOG_USER: u32 root | u64 tag | u32 entries | entry...; entry: u8 kind | u8 value tag | u16 key bytes |
  * u32 value bytes | key | value. Kind 3, before all others: a range that is removed first, key <= .. < value (value tag
@@ -12,6 +13,7 @@
  */
 #include "engine_internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define DURABLE_RECORD LOG_USER
@@ -106,8 +108,36 @@ static bool replay_entry(const uint8_t **at, const uint8_t *end, struct buffer *
     return false;
 }
 
-static enum eng_status replay_record(struct eng *eng, const struct log_record *record)
+/* After a rebuild: what may be replayed. A root that lost its newest versions gets them back if the log still has all
+ * that came after the one that was kept: then the record of that one is there too. */
+struct replay {
+    struct eng *eng;
+    bool rebuilt;
+    bool complete[ENG_ROOTS_MAX]; /* nothing is missing between the newest version and the next record */
+    const struct eng_options *options;
+};
+
+/* Is this record to be replayed? */
+static bool replay_wanted(struct replay *replay, uint32_t root, uint64_t tag)
 {
+    struct store_version head;
+    bool any = store_head(replay->eng->store, root, &head);
+    if (!replay->rebuilt || (any && tag <= head.tag)) {
+        replay->complete[root] |= any && tag == head.tag;
+        return !replay->rebuilt;
+    }
+    if (!replay->complete[root] && replay->options->recovery_report) {
+        char line[160];
+        snprintf(line, sizeof line, "version %llu of root %u: in the log, but not what it was made on: left out",
+                 (unsigned long long)tag, root);
+        replay->options->recovery_report(replay->options->recovery_context, line);
+    }
+    return replay->complete[root];
+}
+
+static enum eng_status replay_record(struct replay *replay, const struct log_record *record)
+{
+    struct eng *eng = replay->eng;
     const uint8_t *p = record->payload, *end = p + record->length;
     uint32_t root, count;
     uint64_t tag;
@@ -118,7 +148,11 @@ static enum eng_status replay_record(struct eng *eng, const struct log_record *r
     memcpy(&count, p + 12, 4);
     p += 16;
     struct store_version head;
-    if (root >= ENG_ROOTS_MAX || (store_head(eng->store, root, &head) && head.tag >= tag))
+    if (root >= ENG_ROOTS_MAX)
+        goto damaged;
+    if (!replay_wanted(replay, root, tag))
+        return ENG_OK;
+    if (store_head(eng->store, root, &head) && head.tag >= tag)
         goto damaged;
     struct buffer *buffer;
     struct hidden hidden = {0};
@@ -145,9 +179,38 @@ damaged:
     return eng_fail(ENG_DAMAGED, "log: record at offset %llu: not a batch", (unsigned long long)record->offset);
 }
 
-enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options)
+/* Opens the log where the replay begins: behind the checkpoint; at its beginning if a rebuild has lost something. */
+static enum eng_status replay_begin(struct replay *replay, const struct log_options *log, const bool *lost,
+                                    uint64_t *offset)
 {
-    struct log_options log = {.disk = eng->disk, .dir = "log", .flusher = !options->inline_only};
+    struct eng *eng = replay->eng;
+    bool some = false;
+    for (uint32_t i = 0; lost && i < ENG_ROOTS_MAX; i++) {
+        replay->complete[i] = !lost[i];
+        some |= lost[i];
+    }
+    enum eng_status status = log_open(log, some ? 0 : *offset, &eng->log);
+    if (status == ENG_GONE && lost && !some) { /* an older checkpoint, and its log was given up */
+        memset(replay->complete, 0, sizeof replay->complete);
+        some = true;
+        status = log_open(log, 0, &eng->log);
+    }
+    if (status != ENG_OK || !some)
+        return status;
+    *offset = log_begin(eng->log);
+    for (uint32_t i = 0; i < ENG_ROOTS_MAX && *offset == 0; i++) {
+        struct store_version head; /* the whole log is there: a root without versions gets all of them */
+        replay->complete[i] |= !store_head(eng->store, i, &head);
+    }
+    return ENG_OK;
+}
+
+enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options, const bool *lost)
+{
+    struct log_options log = {.disk = eng->disk,
+                              .dir = "log",
+                              .flusher = !options->inline_only,
+                              .unsynced = options->durability == ENG_DURABLE_MSYNC_SYNC};
     memcpy(log.store_id, options->store_id, sizeof log.store_id);
     if (options->inline_only) {
         log.file_bytes = 64u << 10;
@@ -160,7 +223,8 @@ enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options)
         offset = 0;
     /* The base of this start, and of the next until a checkpoint is durable: what is replayed is in memory only. */
     eng->checkpoint_log_offset = eng->checkpoint_durable_offset = offset;
-    enum eng_status status = log_open(&log, offset, &eng->log);
+    struct replay replay = {.eng = eng, .rebuilt = lost != NULL, .options = options};
+    enum eng_status status = replay_begin(&replay, &log, lost, &offset);
     uint8_t *buffer = NULL;
     size_t capacity = 0;
     while (status == ENG_OK) {
@@ -169,11 +233,24 @@ enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options)
         if (status != ENG_OK)
             break;
         if (record.type == DURABLE_RECORD)
-            status = replay_record(eng, &record);
+            status = replay_record(&replay, &record);
         offset = record.end;
     }
     free(buffer);
     return status == ENG_NOT_FOUND ? ENG_OK : status;
+}
+
+enum eng_status eng_full_checkpoint(struct eng *eng, uint64_t end)
+{
+    if (eng->checkpoint_durable_offset >= end) /* another thread's covered this commit too */
+        return ENG_OK;
+    uint64_t now = log_end(eng->log);
+    enum eng_status status = log_trim(eng->log, eng->checkpoint_durable_offset);
+    if (status == ENG_OK)
+        status = checkpoint_locked(eng, NULL, 0, true);
+    if (status == ENG_OK)
+        eng->checkpoint_durable_offset = eng->checkpoint_log_offset = now;
+    return status;
 }
 
 /* Between commits (needs eng->commits): a checkpoint when enough log has gathered; the log before it is no longer

@@ -24,6 +24,10 @@ static enum eng_status open_store(struct eng *eng, const struct eng_options *opt
         .background = !options->inline_only,
         .create = options->create,
         .shape = &shape,
+        .protect = options->durability == ENG_DURABLE_MPROTECT || options->durability == ENG_DURABLE_MSYNC_ASYNC,
+        .rebuild = options->recovery == ENG_RECOVER_REBUILD && disk_exists(eng->disk, "state/slots"),
+        .report = options->recovery_report,
+        .report_context = options->recovery_context,
     };
     if (store.leaf_bytes < ENG_LEAF_BYTES_MIN || store.leaf_bytes > ENG_LEAF_BYTES_MAX)
         return eng_fail(ENG_INVALID, "leaf_bytes: %u, must be %u to %u", store.leaf_bytes, ENG_LEAF_BYTES_MIN,
@@ -41,6 +45,14 @@ static enum eng_status open_store(struct eng *eng, const struct eng_options *opt
     return status;
 }
 
+/* What a rebuild found, and the log behind it, becomes the base of the next start. */
+static enum eng_status rebuilt_checkpoint(struct eng *eng)
+{
+    uint8_t state[ENG_APP_STATE_BYTES_MAX];
+    size_t bytes = eng_app_state(eng, state, sizeof state);
+    return eng_checkpoint(eng, state, bytes, true);
+}
+
 enum eng_status eng_open(const struct eng_options *options, struct eng **out)
 {
     *out = NULL;
@@ -51,6 +63,7 @@ enum eng_status eng_open(const struct eng_options *options, struct eng **out)
         return eng_fail(ENG_NO_MEMORY, "store: out of memory");
     eng->magic = ENG_MAGIC;
     eng->inline_only = options->inline_only;
+    eng->durability = options->durability;
     pthread_mutex_init(&eng->batches, NULL);
     pthread_mutex_init(&eng->commits, NULL);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -71,15 +84,26 @@ enum eng_status eng_open(const struct eng_options *options, struct eng **out)
     eng->caches = calloc(1, sizeof *eng->caches);
     if (status == ENG_OK && !eng->caches)
         status = eng_fail(ENG_NO_MEMORY, "store: out of memory");
+    if (status == ENG_OK && options->recovery == ENG_RECOVER_VERIFY)
+        status = eng_verify_files(eng, options);
+    bool rebuild =
+        status == ENG_OK && options->recovery == ENG_RECOVER_REBUILD && disk_exists(eng->disk, "state/slots");
+    bool lost[ENG_ROOTS_MAX] = {false};
     if (status == ENG_OK)
         status = open_store(eng, options);
+    if (status == ENG_OK && rebuild)
+        status = eng_rebuild(eng, options, lost);
+    if (status == ENG_OK && options->recovery == ENG_RECOVER_VERIFY)
+        status = eng_verify_versions(eng, options);
     if (status == ENG_OK) {
         if (!merger_init(&eng->merger, eng->store, eng->caches, eng->leaf_bytes, eng->inline_bytes) ||
             !merge_pool_open(eng->store, eng->caches, eng->threads, eng->leaf_bytes, eng->inline_bytes, &eng->pool))
             status = eng_fail(ENG_NO_MEMORY, "store: out of memory");
     }
-    if (status == ENG_OK && options->durability == ENG_DURABLE_FSYNC)
-        status = eng_log_open(eng, options);
+    if (status == ENG_OK && options->durability >= ENG_DURABLE_MSYNC_SYNC)
+        status = eng_log_open(eng, options, rebuild ? lost : NULL);
+    if (status == ENG_OK && rebuild)
+        status = rebuilt_checkpoint(eng);
     if (status != ENG_OK) {
         eng->failed = status; /* no checkpoint on the way out */
         eng_close(&eng);
@@ -170,6 +194,10 @@ enum eng_status checkpoint_locked(struct eng *eng, const void *app_state, size_t
     uint8_t state[ENG_APP_STATE_BYTES_MAX];
     size_t own = 0;
     if (eng->log) {
+        /* the tail of an unsynced log could be lost although a checkpoint begins behind it */
+        enum eng_status synced = eng->durability == ENG_DURABLE_MSYNC_SYNC ? log_sync(eng->log) : ENG_OK;
+        if (synced != ENG_OK)
+            return synced;
         uint64_t end = log_end(eng->log);
         memcpy(state, &end, sizeof end);
         own = sizeof end;

@@ -24,7 +24,8 @@ struct eng {
     struct cache_table *caches;
     struct merge_pool *pool;
     struct merger merger;
-    struct log *log; /* ENG_DURABLE_FSYNC */
+    struct log *log; /* ENG_DURABLE_MSYNC_SYNC and stronger */
+    enum eng_durability durability;
     uint64_t checkpoint_log_bytes;
     uint64_t checkpoint_log_offset;     /* replay would begin here once the newest checkpoint is durable */
     uint64_t checkpoint_durable_offset; /* it begins here in any case: the newest known to be durable */
@@ -127,9 +128,18 @@ enum seek { SEEK_FROM, SEEK_AFTER, SEEK_BEFORE };
 enum eng_status batch_seek(struct eng_batch *batch, struct eng_cursor *tree, const uint8_t *key, size_t key_bytes,
                            enum seek seek, uint8_t *found, size_t *found_bytes);
 
-enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options);
+/* While a store is opened (check.c). verify: of the files before anything uses them; of all versions. rebuild: after
+ * store_open with rebuild; lost: the newest version of this root is gone. */
+enum eng_status eng_verify_files(struct eng *eng, const struct eng_options *options);
+enum eng_status eng_verify_versions(struct eng *eng, const struct eng_options *options);
+enum eng_status eng_rebuild(struct eng *eng, const struct eng_options *options, bool lost[ENG_ROOTS_MAX]);
+
+/* lost: of a rebuild, NULL otherwise. */
+enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options, const bool *lost);
 enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *end);
 void eng_log_checkpoint(struct eng *eng);
+/* A checkpoint that holds the log up to end, durable when it returns (needs eng->commits). */
+enum eng_status eng_full_checkpoint(struct eng *eng, uint64_t end);
 /* onto: the root to merge into, NULL: the newest; hidden: ranges to remove before the entries are written, may be NULL.
  */
 enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct store_version *onto,

@@ -16,6 +16,8 @@
  */
 #include <stdlib.h>
 #include <string.h>
+
+#define XXH_STATIC_LINKING_ONLY /* the streaming state on the stack */
 #include <xxhash.h>
 
 #include "store_internal.h"
@@ -43,16 +45,14 @@ uint64_t journal_bytes(size_t pages)
 static uint64_t journal_checksum(const struct journal_header *header, const struct rootslot *slot,
                                  const uint32_t *numbers, const struct control_page *pages)
 {
-    XXH3_state_t *state = XXH3_createState();
-    assert(state); /* a few hundred bytes */
-    XXH3_64bits_reset(state);
-    XXH3_64bits_update(state, (const uint8_t *)header + 8, sizeof *header - 8);
-    XXH3_64bits_update(state, slot, sizeof *slot);
-    XXH3_64bits_update(state, numbers, numbers_bytes(header->pages));
-    XXH3_64bits_update(state, pages, header->pages * sizeof *pages);
-    uint64_t sum = XXH3_64bits_digest(state);
-    XXH3_freeState(state);
-    return sum;
+    XXH3_state_t state;
+    memset(&state, 0, sizeof state); /* reset looks at it before it sets it */
+    XXH3_64bits_reset(&state);
+    XXH3_64bits_update(&state, (const uint8_t *)header + 8, sizeof *header - 8);
+    XXH3_64bits_update(&state, slot, sizeof *slot);
+    XXH3_64bits_update(&state, numbers, numbers_bytes(header->pages));
+    XXH3_64bits_update(&state, pages, header->pages * sizeof *pages);
+    return XXH3_64bits_digest(&state);
 }
 
 enum eng_status journal_write(struct disk_file *file, const struct rootslot *slot, const struct control_image *image)
@@ -89,7 +89,7 @@ enum eng_status journal_read(struct disk_file *file, struct journal *journal)
         return status;
     if (memcmp(header.magic, "PANDOJNL", 8) != 0 || journal_bytes(header.pages) > size)
         return eng_fail(ENG_NOT_FOUND, "%s: header at offset 0: not valid", disk_file_path(file));
-    if (header.version > STATE_VERSION)
+    if (header.version != STATE_VERSION)
         return eng_fail(ENG_VERSION, "%s: header at offset 0: format %u, this program knows %u", disk_file_path(file),
                         header.version, STATE_VERSION);
     struct control_image *image = &journal->image;

@@ -122,6 +122,7 @@ static enum eng_status recover(struct log *log, uint64_t scan_from, uint64_t rin
     if (status != ENG_OK)
         return status;
     atomic_init(&log->durable, scan.end);
+    log->synced = scan.end; /* log_scan_cut has synced what it read */
     atomic_init(&log->consumed, scan.end);
     atomic_init(&log->mark_last, scan.mark);
     atomic_init(&log->disk_credit.left, log_files_end(files) - scan.end);
@@ -147,6 +148,7 @@ enum eng_status log_open(const struct log_options *options, uint64_t scan_from, 
     self->magic = LOG_MAGIC;
     self->flusher = options->flusher;
     self->consumer = options->consumer;
+    self->unsynced = options->unsynced;
     init_locks(self);
     status = log_files_open(&self->files, options->disk, options->dir, options->store_id, file_bytes);
     if (status == ENG_OK)

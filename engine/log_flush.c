@@ -16,6 +16,9 @@
  * disk stops log_reserve with ENG_FULL and can never strike a record that was accepted. A writer that finds nothing
  * left makes the file itself.
  *
+ * An unsynced log writes and does not sync: durable is what was written, and marks name what log_sync made stable.
+ * After a power loss nothing contradicts a mark, so what is lost is a torn tail like any other, only longer.
+ *
  * Ways to fail: a failed write or sync, here or of a new file, fails the log for good (log_fail). A full disk while
  * preparing does not: the next log_reserve tries again.
  *
@@ -64,7 +67,8 @@ static uint64_t mark_publish(struct log *log, int wait_ms)
     if (published < log->mark_at)
         return published;
     assert(published == log->mark_at);
-    uint64_t durable = atomic_load_explicit(&log->durable, memory_order_relaxed); /* written under flushing only */
+    /* written under flushing only */
+    uint64_t durable = log->unsynced ? log->synced : atomic_load_explicit(&log->durable, memory_order_relaxed);
     log_ring_copy_in(&log->ring, log->mark_at + sizeof(struct log_record_header), &durable, sizeof durable);
     log_seal(log, log->mark_at, LOG_MARK, sizeof durable);
     log->mark_reserved = false;
@@ -81,7 +85,7 @@ static enum eng_status write_range(struct log *log, uint64_t from, uint64_t to)
         status = log_files_write(&log->files, at, bytes, contiguous);
         at += contiguous;
     }
-    return status != ENG_OK ? status : log_files_sync(&log->files, from, to);
+    return status != ENG_OK || log->unsynced ? status : log_files_sync(&log->files, from, to);
 }
 
 /* flushing held */
@@ -118,9 +122,25 @@ enum eng_status log_flush_once(struct log *log, int mark_wait_ms)
     return status;
 }
 
-enum eng_status log_flush_last(struct log *log)
+enum eng_status log_sync(struct log *log)
 {
     enum eng_status status = log_flush_once(log, 0);
+    pthread_mutex_lock(&log->flushing);
+    uint64_t written = atomic_load_explicit(&log->durable, memory_order_relaxed);
+    if (status == ENG_OK && log->unsynced && log->synced < written) {
+        status = log_files_sync(&log->files, log->synced, written);
+        if (status == ENG_OK)
+            log->synced = written;
+        else
+            status = log_fail(log);
+    }
+    pthread_mutex_unlock(&log->flushing);
+    return status;
+}
+
+enum eng_status log_flush_last(struct log *log)
+{
+    enum eng_status status = log_sync(log);
     pthread_mutex_lock(&log->flushing);
     uint64_t durable = atomic_load_explicit(&log->durable, memory_order_relaxed);
     if (status == ENG_OK && log->tail_unnamed) {

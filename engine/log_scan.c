@@ -193,6 +193,54 @@ enum eng_status log_scan_cut(struct log_files *files, const struct log_scan *sca
     return status;
 }
 
+/* One line for what eng_error() says; other errors are passed on. */
+static enum eng_status reported(enum eng_status status, void (*report)(void *context, const char *line), void *context)
+{
+    if (status != ENG_DAMAGED && status != ENG_FOREIGN && status != ENG_VERSION)
+        return status;
+    report(context, eng_error());
+    return ENG_OK;
+}
+
+/* Reads to the end, passing over what is damaged: from one whole record that can be found to the next. */
+static enum eng_status check_records(struct log_files *files, void (*report)(void *context, const char *line),
+                                     void *context)
+{
+    uint64_t at, limit = log_files_end(files);
+    enum eng_status status = log_scan_first(files, limit, &at);
+    while (status == ENG_OK && at < limit) {
+        struct log_scan scan;
+        status = log_scan(files, at, &scan);
+        if (status != ENG_DAMAGED)
+            return status;
+        report(context, eng_error());
+        struct window window = {.files = files, .limit = limit};
+        const uint8_t *record;
+        bool valid = false;
+        status = ENG_OK;
+        for (at = scan.end + LOG_ALIGN; status == ENG_OK && at < limit; at += LOG_ALIGN) {
+            status = record_get(&window, at, &record, &valid);
+            if (valid)
+                break;
+        }
+        free(window.bytes);
+    }
+    return status;
+}
+
+enum eng_status log_check(struct disk *disk, const char *dir, const uint8_t *store_id,
+                          void (*report)(void *context, const char *line), void *context)
+{
+    struct log_files files;
+    enum eng_status status = log_files_open(&files, disk, dir, store_id, LOG_FILE_BYTES_DEFAULT);
+    if (status != ENG_OK)
+        return reported(status, report, context);
+    if (log_files_end(&files) > 0)
+        status = reported(check_records(&files, report, context), report, context);
+    log_files_close(&files);
+    return status;
+}
+
 enum eng_status log_scan_first(struct log_files *files, uint64_t limit, uint64_t *first)
 {
     struct window window = {.files = files, .limit = limit};

@@ -47,7 +47,9 @@ struct log {
     _Atomic bool disk_full;    /* the last attempt to make a file found no space */
     char failure[512];
 
-    pthread_mutex_t flushing; /* one flush at a time; guards the next five */
+    bool unsynced;            /* flushes write and do not sync */
+    pthread_mutex_t flushing; /* one flush at a time; guards the next six */
+    uint64_t synced;          /* unsynced: everything before it is on stable storage, durable is what was written */
     bool mark_reserved;       /* a mark has its place and is not yet written */
     uint64_t mark_at;
     uint64_t mark_published;    /* the last mark written to the ring, 0: none */

@@ -84,7 +84,7 @@ static void make_key(void)
     asymmetric = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
 }
 
-void readers_init(struct store *store)
+enum eng_status readers_init(struct store *store)
 {
     struct readers *readers = &store->readers;
     atomic_store_explicit(&readers->epoch, 1, memory_order_relaxed);
@@ -95,13 +95,17 @@ void readers_init(struct store *store)
     if (registry.count == registry.capacity) {
         size_t capacity = registry.capacity ? registry.capacity * 2 : 8;
         struct store **stores = realloc(registry.stores, capacity * sizeof *stores);
-        assert(stores); /* a few bytes at the start of a store */
+        if (!stores) {
+            pthread_mutex_unlock(&registry.lock);
+            return eng_fail(ENG_NO_MEMORY, "%s: table of open stores: out of memory", store->dir);
+        }
         registry.stores = stores;
         registry.capacity = capacity;
     }
     readers->uid = ++registry.uid;
     registry.stores[registry.count++] = store;
     pthread_mutex_unlock(&registry.lock);
+    return ENG_OK;
 }
 
 void readers_close(struct store *store)

@@ -18,7 +18,7 @@ struct readers {
 };
 #define READER_WRITER ENG_READERS_MAX /* the slot of the open generation */
 
-void readers_init(struct store *store);
+ENG_MUST_CHECK enum eng_status readers_init(struct store *store); /* ENG_NO_MEMORY */
 void readers_close(struct store *store);
 /* Begins a new epoch and returns the old one: who entered after this call sees every change made before it. */
 uint64_t epoch_advance(struct store *store);

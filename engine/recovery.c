@@ -17,10 +17,12 @@
  * Ways to fail: ENG_FOREIGN (another store's id), ENG_VERSION, ENG_DAMAGED with file and offset, ENG_FULL, ENG_IO. A
  * failed start changes nothing, except that a committed journal may have been rolled forward.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
+#include "rebuild.h"
 #include "store_internal.h"
 
 static enum eng_status sync_parent(struct disk *disk, const char *dir)
@@ -120,28 +122,36 @@ enum eng_status state_create(const struct store_options *options)
     return status;
 }
 
-static enum eng_status file_open(struct store *store, const char *name, struct disk_file **file)
+static enum eng_status file_open(struct store *store, const struct store_options *options, const char *name,
+                                 bool needed, struct disk_file **file)
 {
     char path[512];
-    enum eng_status status = disk_open(store->disk, store_path(store->dir, name, path), DISK_WRITE, file);
+    store_path(store->dir, name, path);
+    if (options->rebuild && !needed && !disk_exists(store->disk, path)) {
+        rebuild_say(options, "%s: missing, made anew", path);
+        return disk_open(store->disk, path, DISK_CREATE, file);
+    }
+    enum eng_status status = disk_open(store->disk, path, DISK_WRITE, file);
     if (status == ENG_NOT_FOUND)
         status = eng_fail(ENG_DAMAGED, "%s: missing", path);
     return status;
 }
 
-static enum eng_status files_open(struct store *store)
+static enum eng_status files_open(struct store *store, const struct store_options *options)
 {
-    enum eng_status status = file_open(store, "slots", &store->slots);
+    enum eng_status status = file_open(store, options, "slots", true, &store->slots);
     if (status == ENG_OK)
-        status = file_open(store, "journal", &store->journal);
+        status = file_open(store, options, "journal", false, &store->journal);
     if (status == ENG_OK)
-        status = file_open(store, "control", &store->control.file);
+        status = file_open(store, options, "control", false, &store->control.file);
     if (status == ENG_OK)
-        status = file_open(store, "catalog.0", &store->catalogs[0]);
+        status = file_open(store, options, "catalog.0", false, &store->catalogs[0]);
     if (status == ENG_OK)
-        status = file_open(store, "catalog.1", &store->catalogs[1]);
+        status = file_open(store, options, "catalog.1", false, &store->catalogs[1]);
     if (status == ENG_OK)
-        status = file_open(store, "segments", &store->segments.file);
+        status = file_open(store, options, "segments", true, &store->segments.file);
+    if (status == ENG_OK && options->rebuild)
+        status = disk_sync_dir(store->disk, store->dir);
     return status;
 }
 
@@ -173,8 +183,20 @@ static enum eng_status root_load(struct store *store, const uint8_t store_id[ENG
     return status;
 }
 
+/* A rebuild knows from the root slot what the header of the segments says. */
+static enum eng_status segment_header_repair(struct store *store, const struct store_options *options,
+                                             enum eng_status status, uint8_t header[SEGMENT_HEADER_BYTES])
+{
+    if (status != ENG_DAMAGED || !options->rebuild)
+        return status;
+    rebuild_say(options, "%s; made anew", eng_error());
+    segment_header_encode(header, store->root.store_id, store->root.segment_bytes);
+    status = disk_write(store->segments.file, 0, header, SEGMENT_HEADER_BYTES);
+    return status == ENG_OK ? disk_sync(store->segments.file) : status;
+}
+
 /* Maps the segments of the file. */
-static enum eng_status segments_load(struct store *store)
+static enum eng_status segments_load(struct store *store, const struct store_options *options)
 {
     struct segments *segments = &store->segments;
     uint8_t header[SEGMENT_HEADER_BYTES];
@@ -188,6 +210,7 @@ static enum eng_status segments_load(struct store *store)
     status = disk_read(segments->file, 0, header, sizeof header);
     if (status == ENG_OK)
         status = segment_header_check(header, path, store->root.store_id, store->root.segment_bytes);
+    status = segment_header_repair(store, options, status, header);
     if (status == ENG_OK)
         status = segments_init(store, store->root.segment_bytes);
     if (status)
@@ -231,7 +254,13 @@ static enum eng_status control_pages_load(struct store *store)
     if (store->root.ids_next == 0 || store->root.ids_next > store->control.limit)
         return eng_fail(ENG_DAMAGED, "%s: root slot: next id %llu is impossible", disk_file_path(store->slots),
                         (unsigned long long)store->root.ids_next);
-    enum eng_status status = disk_read(file, 0, &page, sizeof page);
+    uint64_t size, needed = (1 + control_pages(store->root.ids_next)) * (uint64_t)CONTROL_PAGE_BYTES;
+    enum eng_status status = disk_size(file, &size);
+    if (status == ENG_OK && size < needed)
+        return eng_fail(ENG_DAMAGED, "%s: cut off at offset %llu: the root slot says %llu bytes", disk_file_path(file),
+                        (unsigned long long)size, (unsigned long long)needed);
+    if (status == ENG_OK)
+        status = disk_read(file, 0, &page, sizeof page);
     if (status == ENG_OK)
         status = control_header_check(&page, disk_file_path(file), store->root.store_id, store->root.checkpoint);
     if (status == ENG_OK)
@@ -239,10 +268,11 @@ static enum eng_status control_pages_load(struct store *store)
     return status;
 }
 
-static enum eng_status catalog_file_load(struct store *store)
+/* *read: the catalog a root slot names. ENG_DAMAGED. */
+static enum eng_status catalog_read(struct store *store, const struct rootslot *slot, uint8_t **read)
 {
-    struct disk_file *file = store->catalogs[store->root.checkpoint & 1];
-    size_t length = store->root.catalog_bytes;
+    struct disk_file *file = store->catalogs[slot->checkpoint & 1];
+    size_t length = slot->catalog_bytes;
     uint64_t size;
     enum eng_status status = disk_size(file, &size);
     if (status)
@@ -255,11 +285,49 @@ static enum eng_status catalog_file_load(struct store *store)
         return eng_fail(ENG_NO_MEMORY, "%s: %zu bytes: out of memory", disk_file_path(file), length);
     if (length)
         status = disk_read(file, 0, bytes, length);
-    if (status == ENG_OK && XXH3_64bits(bytes, length) != store->root.catalog_checksum)
+    if (status == ENG_OK && XXH3_64bits(bytes, length) != slot->catalog_checksum)
         status =
             eng_fail(ENG_DAMAGED, "%s: %zu bytes at offset 0: checksum does not match", disk_file_path(file), length);
     if (status == ENG_OK)
-        status = catalog_load(store, bytes, length, disk_file_path(file));
+        *read = bytes;
+    else
+        free(bytes);
+    return status;
+}
+
+static enum eng_status catalog_file_load(struct store *store)
+{
+    uint8_t *bytes = NULL;
+    enum eng_status status = catalog_read(store, &store->root, &bytes);
+    if (status == ENG_OK)
+        status = catalog_load(store, bytes, store->root.catalog_bytes,
+                              disk_file_path(store->catalogs[store->root.checkpoint & 1]));
+    free(bytes);
+    return status;
+}
+
+/* For a rebuild: the newest checkpoint whose catalog can be read. Numbers that may never fall stay those of the newest
+ * slot. */
+static enum eng_status root_choose(struct store *store, const struct store_options *options)
+{
+    uint8_t *bytes = NULL;
+    enum eng_status status = catalog_read(store, &store->root, &bytes);
+    for (unsigned i = 0; i < 2 && status == ENG_DAMAGED; i++) {
+        struct rootslot older;
+        char why[400];
+        snprintf(why, sizeof why, "%s", eng_error());
+        if (rootslot_read_at(store->slots, i, &older) != ENG_OK || older.checkpoint >= store->root.checkpoint ||
+            memcmp(older.store_id, store->root.store_id, ENG_STORE_ID_BYTES) != 0 ||
+            catalog_read(store, &older, &bytes) != ENG_OK) {
+            status = eng_fail(ENG_DAMAGED, "%s", why); /* the newest catalog's */
+            continue;
+        }
+        rebuild_say(options, "%s; going back to checkpoint %llu", why, (unsigned long long)older.checkpoint);
+        older.sequence = store->root.sequence;
+        older.start = store->root.start;
+        store->root = older;
+        status = ENG_OK;
+    }
     free(bytes);
     return status;
 }
@@ -278,13 +346,15 @@ static enum eng_status start_new(struct store *store)
 
 enum eng_status state_load(struct store *store, const struct store_options *options)
 {
-    enum eng_status status = files_open(store);
+    enum eng_status status = files_open(store, options);
     if (status == ENG_OK)
         status = root_load(store, options->store_id);
+    if (status == ENG_OK && options->rebuild)
+        status = root_choose(store, options);
     if (status == ENG_OK)
-        status = segments_load(store);
+        status = segments_load(store, options);
     if (status == ENG_OK)
-        status = control_pages_load(store);
+        status = options->rebuild ? rebuild_table(store) : control_pages_load(store);
     if (status == ENG_OK)
         status = catalog_file_load(store);
     if (status == ENG_OK)
@@ -298,6 +368,9 @@ enum eng_status state_load(struct store *store, const struct store_options *opti
     if (status)
         return status;
     segments_classify(store);
+    status = segments_protect(store, store->root.checkpoint);
+    if (status)
+        return status;
     store->checkpoint.slot = store->root;
     atomic_store_explicit(&store->checkpoint.durable, store->root.checkpoint, memory_order_relaxed);
     atomic_store_explicit(&store->closed, store->root.start << GENERATION_START_SHIFT, memory_order_relaxed);

@@ -8,7 +8,7 @@
  *   offset 0    u64 checksum        8  "PANDOSLT"            16  u32 version        20  u32 bytes of app_state
  *          24   store id           56  u64 sequence          64  u64 checkpoint     72  u64 start
  *          80   u32 segment bytes  84  u32 leaf bytes        88  u32 inline bytes   92  u32 segments in the file
- *          96   u64 next id       104  u64 catalog bytes    112  u64 catalog checksum
+ *          96   u64 next id       104  u64 catalog bytes    112  u64 catalog checksum   120  u64 newest generation
  *         512   app_state, 4,096 bytes
  *
  * A checkpoint writes one (checkpoint and sequence each one more), and so does every open (sequence and start one
@@ -47,7 +47,7 @@ enum eng_status rootslot_read_at(struct disk_file *file, unsigned index, struct 
     if (memcmp(slot->magic, "PANDOSLT", 8) != 0 || slot->checksum != slot_checksum(slot))
         return eng_fail(ENG_NOT_FOUND, "%s: root slot at offset %llu: checksum does not match", disk_file_path(file),
                         (unsigned long long)offset);
-    if (slot->version > STATE_VERSION)
+    if (slot->version != STATE_VERSION)
         return eng_fail(ENG_VERSION, "%s: root slot at offset %llu: format %u, this program knows %u",
                         disk_file_path(file), (unsigned long long)offset, slot->version, STATE_VERSION);
     uint32_t size_bytes = slot->segment_bytes;

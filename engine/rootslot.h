@@ -5,7 +5,7 @@
 #include "control.h"
 #include "store.h"
 
-#define STATE_VERSION 1u
+#define STATE_VERSION 2u
 #define SLOT_STRIDE_BYTES 8192u
 
 struct rootslot {
@@ -20,7 +20,8 @@ struct rootslot {
     uint32_t segment_bytes, leaf_bytes, inline_bytes, segments;
     uint64_t ids_next;
     uint64_t catalog_bytes, catalog_checksum;
-    uint8_t unused[512 - 120];
+    uint64_t generation; /* the newest one whose objects the checkpoint may have; 0: not told */
+    uint8_t unused[512 - 128];
     uint8_t app_state[ENG_APP_STATE_BYTES_MAX];
 };
 _Static_assert(sizeof(struct rootslot) == 4608, "on disk, nine sectors");

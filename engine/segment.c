@@ -181,6 +181,37 @@ static enum eng_status segment_unpunch(struct store *store, uint32_t n)
     return status;
 }
 
+/* Needs segments.lock. */
+static enum eng_status segment_set_read_only(struct store *store, uint32_t n, bool read_only)
+{
+    struct segment *segment = &store->segments.table[n];
+    uint64_t size = (uint64_t)store->segments.units * UNIT_BYTES;
+    if (segment->read_only == read_only)
+        return ENG_OK;
+    enum eng_status status = disk_protect(store->segments.file, n * size, size, read_only);
+    if (status == ENG_OK)
+        segment->read_only = read_only;
+    return status;
+}
+
+enum eng_status segments_protect(struct store *store, uint64_t number)
+{
+    struct segments *segments = &store->segments;
+    enum eng_status status = ENG_OK;
+    if (!store->protect)
+        return ENG_OK;
+    pthread_mutex_lock(&segments->lock);
+    for (uint32_t n = 0; n < segments->total && status == ENG_OK; n++) {
+        const struct segment *segment = &segments->table[n];
+        /* sealed after the capture: objects behind what was captured have no checksum yet */
+        if (segment->state == SEGMENT_SEALED && segment->captured && segment->captured <= number &&
+            segment->checksummed >= segment->fill)
+            status = segment_set_read_only(store, n, true);
+    }
+    pthread_mutex_unlock(&segments->lock);
+    return status;
+}
+
 enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segment)
 {
     struct segments *segments = &store->segments;
@@ -198,6 +229,8 @@ enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segm
                 at = i;
         uint32_t n = segments->free[at];
         status = segment_unpunch(store, n);
+        if (status == ENG_OK)
+            status = segment_set_read_only(store, n, false);
         if (status) {
             pthread_mutex_unlock(&segments->lock);
             return status;

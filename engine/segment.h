@@ -27,6 +27,7 @@ struct segment {
     bool compacting; /* the compactor reads it: not to become EMPTY */
     bool punched;    /* space of it was given back: to be reserved before it is used again */
     bool damaged;    /* the compactor found a damaged object: leave it */
+    bool read_only;  /* write-protected */
 };
 
 struct segments {
@@ -73,6 +74,10 @@ ENG_MUST_CHECK enum eng_status segments_cut(struct store *store, bool keep_reser
 /* Gives the space of all free segments but the compactor's one back to the file system, wherever they lie, and the
  * unused ends of sealed ones. */
 ENG_MUST_CHECK enum eng_status segments_punch(struct store *store);
+
+/* With store_options.protect: write-protects the SEALED segments that checkpoint number or an older one has, whose
+ * checksums are written. Nothing is ever written to them before they are taken again. Any thread. */
+ENG_MUST_CHECK enum eng_status segments_protect(struct store *store, uint64_t number);
 
 /* The header page of the file. */
 void segment_header_encode(uint8_t page[SEGMENT_HEADER_BYTES], const uint8_t store_id[ENG_STORE_ID_BYTES],

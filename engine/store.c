@@ -84,6 +84,7 @@ static enum eng_status store_make(const struct store_options *options, struct st
     store->arenas_count = options->arenas;
     store->slot_arenas = 1;
     store->background = options->background;
+    store->protect = options->protect;
     if (options->shape)
         store->shape = *options->shape;
     store->compactor.arena.segment = ARENA_CLOSED;
@@ -133,11 +134,12 @@ enum eng_status store_open(const struct store_options *options, struct store **s
         status = state_load(made, options);
     if (status == ENG_OK)
         status = arenas_make(made);
+    if (status == ENG_OK)
+        status = readers_init(made);
     if (status) {
         store_release(made);
         return status;
     }
-    readers_init(made);
     status = maintenance_start(made);
     if (status) {
         readers_close(made);

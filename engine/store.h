@@ -71,7 +71,11 @@ struct store_options {
     uint32_t arenas;                   /* how many threads allocate in one generation (1..ENG_THREADS_MAX) */
     bool background;                   /* run a maintenance thread */
     bool create;                       /* create if there is no state yet; otherwise ENG_NOT_FOUND */
-    const struct store_shape *shape;   /* NULL: no store_kill_below */
+    const struct store_shape *shape;   /* NULL: no store_kill_below, no rebuild */
+    bool protect;                      /* sealed segments that a checkpoint has are write-protected */
+    bool rebuild;                      /* do not read the control table; store_rebuilt must follow (rebuild.c) */
+    void (*report)(void *context, const char *line); /* what a rebuild could not use; may be NULL */
+    void *report_context;
 };
 
 /* What the store must know of nodes, told by the tree. */
@@ -106,6 +110,14 @@ ENG_MUST_CHECK enum eng_status store_open(const struct store_options *options, s
 /* Stops the maintenance thread. Does not checkpoint. No reader or open generation may be left. */
 void store_close(struct store **store);
 void store_parameters(const struct store *store, uint32_t *leaf_bytes, uint32_t *inline_bytes, uint32_t *segment_bytes);
+
+/* After store_open with rebuild, before anything else is done: calls good for every version, forgets those for which it
+ * returns ENG_DAMAGED, frees what no version needs, makes the death lists anew. A checkpoint must follow. Another error
+ * of good ends it, and is returned: the store can then only be closed. */
+ENG_MUST_CHECK enum eng_status store_rebuilt(struct store *store,
+                                             enum eng_status (*good)(void *context, uint32_t lineage,
+                                                                     const struct store_version *version),
+                                             void *context);
 
 static inline struct store_view *store_view(struct store *store)
 {
@@ -236,6 +248,8 @@ void reader_leave(struct reader *reader);
  */
 ENG_MUST_CHECK enum eng_status store_checkpoint(struct store *store, const void *app_state, size_t app_state_bytes,
                                                 bool wait);
+/* Starts writing what is dirty in the segments, without waiting: less is left for the next checkpoint. Any thread. */
+ENG_MUST_CHECK enum eng_status store_write_back(struct store *store);
 /* True while one is being made. A failed one makes this and every later checkpoint call return its error. */
 bool store_checkpoint_running(struct store *store);
 /* app_state of the checkpoint the store was opened from; length 0 for a new store. */

@@ -94,7 +94,12 @@ static enum eng_status check_page_read(struct check *check, uint32_t number, str
                 *page = check->journal.image.pages[i];
                 return ENG_OK;
             }
-    return disk_read(check->control, number * (uint64_t)CONTROL_PAGE_BYTES, page, sizeof *page);
+    uint64_t size, offset = number * (uint64_t)CONTROL_PAGE_BYTES;
+    enum eng_status status = disk_size(check->control, &size);
+    if (status == ENG_OK && size < offset + sizeof *page)
+        return eng_fail(ENG_DAMAGED, "%s: page at offset %llu: the file ends at %llu", disk_file_path(check->control),
+                        (unsigned long long)offset, (unsigned long long)size);
+    return status == ENG_OK ? disk_read(check->control, offset, page, sizeof *page) : status;
 }
 
 static void check_words(struct check *check, const struct control_page *page, uint64_t number, uint64_t file_bytes)
@@ -112,44 +117,58 @@ static void check_words(struct check *check, const struct control_page *page, ui
     }
 }
 
+/* One page of the table, or what is wrong with it. *end: the file has no more. */
+static enum eng_status check_page(struct check *check, uint64_t p, uint64_t file_bytes, bool *end)
+{
+    struct control_page page;
+    enum eng_status status = check_page_read(check, (uint32_t)p, &page);
+    if (status == ENG_DAMAGED)
+        *end = true;
+    if (status)
+        return as_fault(check, status);
+    if (p == 0)
+        return as_fault(check, control_header_check(&page, disk_file_path(check->control), check->root.store_id,
+                                                    check->root.checkpoint));
+    if (!control_page_valid(&page, (uint32_t)p))
+        fault(check, "%s: page at offset %llu: checksum does not match", disk_file_path(check->control),
+              (unsigned long long)(p * CONTROL_PAGE_BYTES));
+    else
+        check_words(check, &page, p, file_bytes);
+    return ENG_OK;
+}
+
+static enum eng_status check_segment_header(struct check *check, uint64_t file_bytes)
+{
+    uint8_t header[SEGMENT_HEADER_BYTES];
+    if (file_bytes < check->root.segment_bytes) {
+        fault(check, "%s: cut off at offset %llu: shorter than a segment", disk_file_path(check->segments),
+              (unsigned long long)file_bytes);
+        return ENG_OK;
+    }
+    enum eng_status status = disk_read(check->segments, 0, header, sizeof header);
+    if (status)
+        return status;
+    return as_fault(check, segment_header_check(header, disk_file_path(check->segments), check->root.store_id,
+                                                check->root.segment_bytes));
+}
+
 static enum eng_status check_control(struct check *check)
 {
-    uint64_t file_bytes, ids = check->root.ids_next, pages = control_pages(ids);
-    uint8_t header[SEGMENT_HEADER_BYTES];
-    struct control_page page;
-    enum eng_status status = check_open(check, "segments", &check->segments);
-    if (status == ENG_OK)
-        status = check_open(check, "control", &check->control);
-    if (status == ENG_OK)
-        status = disk_size(check->segments, &file_bytes);
-    if (status == ENG_OK)
-        status = disk_read(check->segments, 0, header, sizeof header);
-    if (status)
-        return status;
-    status = as_fault(check, segment_header_check(header, disk_file_path(check->segments), check->root.store_id,
-                                                  check->root.segment_bytes));
-    if (status == ENG_OK)
-        status = check_page_read(check, 0, &page);
-    if (status)
-        return status;
-    status = as_fault(check, control_header_check(&page, disk_file_path(check->control), check->root.store_id,
-                                                  check->root.checkpoint));
-    if (status)
-        return status;
+    uint64_t file_bytes = 0, ids = check->root.ids_next, pages = control_pages(ids);
+    bool end = false;
     check->words = calloc(ids + 1, sizeof *check->words);
     check->listed = calloc(ids + 1, 1);
     if (!check->words || !check->listed)
         return eng_fail(ENG_NO_MEMORY, "%s: table of %llu ids: out of memory", check->dir, (unsigned long long)ids);
-    for (uint64_t p = 1; p <= pages && status == ENG_OK; p++) {
-        status = check_page_read(check, (uint32_t)p, &page);
-        if (status)
-            break;
-        if (!control_page_valid(&page, (uint32_t)p))
-            fault(check, "%s: page at offset %llu: checksum does not match", disk_file_path(check->control),
-                  (unsigned long long)(p * CONTROL_PAGE_BYTES));
-        else
-            check_words(check, &page, p, file_bytes);
-    }
+    enum eng_status status = check_open(check, "segments", &check->segments);
+    if (status == ENG_OK)
+        status = disk_size(check->segments, &file_bytes);
+    if (status == ENG_OK)
+        status = check_segment_header(check, file_bytes);
+    if (status == ENG_OK)
+        status = check_open(check, "control", &check->control);
+    for (uint64_t p = 0; p <= pages && status == ENG_OK && !end; p++)
+        status = check_page(check, p, file_bytes, &end);
     return status;
 }
 

@@ -38,7 +38,7 @@ struct store {
     struct disk *disk;
     char *dir;
     uint32_t arenas_count;
-    bool background;
+    bool background, protect;
 
     struct segments segments;
     struct control control;

@@ -49,6 +49,15 @@ ENG_MUST_CHECK enum eng_status tree_check(struct store *store, uint32_t root, ui
                                           uint32_t inline_bytes, void (*report)(void *context, const char *line),
                                           void *context);
 
+/* The same for several versions that share nodes: each node is looked at once, and a damaged one reported for each
+ * version that has it. memo: tree_memo_new, NULL: out of memory; nothing may be moved or freed meanwhile. */
+struct tree_memo;
+struct tree_memo *tree_memo_new(void);
+void tree_memo_free(struct tree_memo *memo);
+ENG_MUST_CHECK enum eng_status tree_check_shared(struct store *store, struct tree_memo *memo, uint32_t root,
+                                                 uint32_t leaf_bytes, uint32_t inline_bytes,
+                                                 void (*report)(void *context, const char *line), void *context);
+
 /* Statistics of a tree's shape. */
 struct tree_shape {
     uint64_t leaves, inners, entries, leaf_object_bytes, inner_object_bytes, leaf_weight, depth_sum;

@@ -14,24 +14,37 @@
 
 struct checker {
     struct store *store;
+    struct tree_memo *memo; /* may be NULL */
     uint32_t leaf_bytes, inline_bytes;
     void (*report)(void *context, const char *line);
     void *context;
     uint64_t faults;
+    enum eng_status failed; /* not everything was looked at, which says nothing about the tree */
 };
 
 /* What a node turned out to be. */
 struct finding {
     bool good;
     bool leaf;
+    uint8_t known; /* in a memo: MEMO_* */
+    uint8_t first; /* the first byte behind its depth that its keys share, if they share one */
     uint64_t count, weight;
     size_t common; /* bytes all its keys share */
+};
+
+enum { MEMO_NOTHING, MEMO_ENTERED, MEMO_DONE };
+struct tree_memo {
+    struct finding *findings; /* by id */
+    size_t count;
 };
 
 __attribute__((format(printf, 3, 4))) static void fault(struct checker *c, uint32_t id, const char *format, ...)
 {
     char line[400];
-    int n = snprintf(line, sizeof line, "state: object %u: ", id);
+    /* relaxed: nothing moves while a tree is checked */
+    uint64_t word = atomic_load_explicit(&store_view(c->store)->control[id], memory_order_relaxed);
+    int n = snprintf(line, sizeof line, "state/segments: object %u at offset %llu: ", id,
+                     (unsigned long long)CONTROL_LOCATION(word) * 64);
     va_list args;
     va_start(args, format);
     vsnprintf(line + n, sizeof line - (size_t)n, format, args);
@@ -228,7 +241,7 @@ static struct finding check_inner(struct checker *c, const struct inner *inner, 
     memcpy(path + depth, inner_prefix(inner), inner->prefix_bytes);
     struct finding *children = calloc(branches, sizeof *children);
     if (!children) {
-        fault(c, id, "not checked: out of memory");
+        c->failed = eng_fail(ENG_NO_MEMORY, "check: out of memory");
         return found;
     }
     bool good = true;
@@ -262,11 +275,12 @@ static struct finding check_inner(struct checker *c, const struct inner *inner, 
     return found;
 }
 
-static struct finding check_node(struct checker *c, uint32_t id, uint8_t *path, unsigned depth)
+static struct finding check_node_itself(struct checker *c, uint32_t id, uint8_t *path, unsigned depth)
 {
     const struct node *node = store_node(c->store, id);
-    if (!node) {
-        fault(c, id, "%s", eng_error());
+    if (!node) { /* the line names the object and its place */
+        c->faults++;
+        c->report(c->context, eng_error());
         return (struct finding){.common = depth};
     }
     if (node->object.type == OBJECT_LEAF)
@@ -277,13 +291,83 @@ static struct finding check_node(struct checker *c, uint32_t id, uint8_t *path, 
     return (struct finding){.common = depth};
 }
 
+static bool memo_room(struct tree_memo *memo, uint32_t id)
+{
+    if (id < memo->count)
+        return true;
+    size_t count = (id + 1024u) / 2 * 3;
+    struct finding *grown = realloc(memo->findings, count * sizeof *grown);
+    if (!grown)
+        return false;
+    memset(grown + memo->count, 0, (count - memo->count) * sizeof *grown);
+    memo->findings = grown;
+    memo->count = count;
+    return true;
+}
+
+/* A node that several versions share is looked at once. */
+static struct finding check_node(struct checker *c, uint32_t id, uint8_t *path, unsigned depth)
+{
+    struct finding found = {.common = depth};
+    if (!c->memo)
+        return check_node_itself(c, id, path, depth);
+    if (!memo_room(c->memo, id)) {
+        c->failed = eng_fail(ENG_NO_MEMORY, "check: out of memory");
+        return found;
+    }
+    switch (c->memo->findings[id].known) {
+    case MEMO_ENTERED:
+        fault(c, id, "lies below itself");
+        return found;
+    case MEMO_DONE:
+        found = c->memo->findings[id];
+        if (!found.good)
+            fault(c, id, "damaged, as said before");
+        else if (found.common > depth)
+            path[depth] = found.first;
+        return found;
+    }
+    c->memo->findings[id].known = MEMO_ENTERED;
+    uint64_t faults = c->faults;
+    found = check_node_itself(c, id, path, depth);
+    found.good = found.good && c->faults == faults;
+    found.first = found.common > depth ? path[depth] : 0;
+    found.known = MEMO_DONE;
+    c->memo->findings[id] = found;
+    return found;
+}
+
+struct tree_memo *tree_memo_new(void)
+{
+    return calloc(1, sizeof(struct tree_memo));
+}
+
+void tree_memo_free(struct tree_memo *memo)
+{
+    if (memo)
+        free(memo->findings);
+    free(memo);
+}
+
 enum eng_status tree_check(struct store *store, uint32_t root, uint32_t leaf_bytes, uint32_t inline_bytes,
                            void (*report)(void *context, const char *line), void *context)
 {
-    struct checker c = {
-        .store = store, .leaf_bytes = leaf_bytes, .inline_bytes = inline_bytes, .report = report, .context = context};
+    return tree_check_shared(store, NULL, root, leaf_bytes, inline_bytes, report, context);
+}
+
+enum eng_status tree_check_shared(struct store *store, struct tree_memo *memo, uint32_t root, uint32_t leaf_bytes,
+                                  uint32_t inline_bytes, void (*report)(void *context, const char *line), void *context)
+{
+    struct checker c = {.store = store,
+                        .memo = memo,
+                        .leaf_bytes = leaf_bytes,
+                        .inline_bytes = inline_bytes,
+                        .report = report,
+                        .context = context};
     uint8_t path[ENG_KEY_BYTES_MAX + 16];
     if (root)
         check_node(&c, root, path, 0);
+    if (c.failed != ENG_OK)
+        return c.failed;
     return c.faults ? eng_fail(ENG_DAMAGED, "state: %llu faults", (unsigned long long)c.faults) : ENG_OK;
 }

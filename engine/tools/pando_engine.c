@@ -20,6 +20,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct arguments {
     const char *verb, *dir, *prefix;
@@ -246,6 +247,11 @@ static int check(const struct arguments *arguments)
     enum eng_status status = store_options_of(arguments, &options);
     if (status != ENG_OK)
         return complain(status);
+    char genesis[4096], log[4096];
+    snprintf(genesis, sizeof genesis, "%s/genesis.json", arguments->dir);
+    snprintf(log, sizeof log, "%s/log", arguments->dir);
+    if (access(log, F_OK) == 0 && access(genesis, F_OK) != 0) /* the log of a library store, not that of a node */
+        options.durability = ENG_DURABLE_FSYNC;
     status = eng_check(&options, arguments->deep, print_fault, &faults);
     if (status != ENG_OK && !faults)
         return complain(status);

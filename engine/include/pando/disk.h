@@ -54,6 +54,8 @@ ENG_MUST_CHECK enum eng_status disk_read(struct disk_file *file, uint64_t offset
 ENG_MUST_CHECK enum eng_status disk_write(struct disk_file *file, uint64_t offset, const void *bytes, size_t length);
 /* fdatasync: contents, through disk_write or the map, and size. Never retried. */
 ENG_MUST_CHECK enum eng_status disk_sync(struct disk_file *file);
+/* Starts writing what is dirty, through disk_write or the map, and returns without waiting: promises nothing. */
+ENG_MUST_CHECK enum eng_status disk_write_back(struct disk_file *file);
 /* Reserves space from the present size up to size_bytes (posix_fallocate) and makes that the size; nothing happens if
  * it is no larger. Holes below the present size stay holes: see disk_reserve. */
 ENG_MUST_CHECK enum eng_status disk_extend(struct disk_file *file, uint64_t size_bytes);

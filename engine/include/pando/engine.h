@@ -48,10 +48,22 @@ struct eng_batch;
 struct eng_snapshot;
 struct eng_cursor;
 
-/* How far a commit goes before eng_commit returns. */
+/* How far a commit goes before eng_commit returns, weakest first. A store is opened with the same kind each time: the
+ * first three have no log of their own, the others do. */
 enum eng_durability {
-    ENG_DURABLE_NONE,  /* what eng_checkpoint made durable survives a power loss (the ledger node: it has a log) */
-    ENG_DURABLE_FSYNC, /* the batch is in the store's own log and synced; replayed at the next open */
+    ENG_DURABLE_NONE,        /* what eng_checkpoint made durable survives a crash (the ledger node: it has a log) */
+    ENG_DURABLE_MPROTECT,    /* the same, and sealed segments are write-protected: a stray pointer faults */
+    ENG_DURABLE_MSYNC_ASYNC, /* MPROTECT, and writing the state's dirty pages is started at every commit */
+    ENG_DURABLE_MSYNC_SYNC,  /* in the store's own log, written to the system: survives kill -9, not a power loss */
+    ENG_DURABLE_FSYNC,       /* in the store's own log and synced; replayed at the next open */
+    ENG_DURABLE_FULL,        /* FSYNC, and a checkpoint is durable too: nothing to replay */
+};
+
+/* What eng_open trusts. */
+enum eng_recovery {
+    ENG_RECOVER_AUTO,    /* newest valid checkpoint, then the log; objects are checked when first read */
+    ENG_RECOVER_VERIFY,  /* the same, and every object's checksum and every digest is checked first: ENG_DAMAGED */
+    ENG_RECOVER_REBUILD, /* the control table is made anew from the object headers in the segments */
 };
 
 struct eng_options {
@@ -65,12 +77,16 @@ struct eng_options {
     uint32_t threads;                     /* a merge is split over this many; 0: the number of cores (at most 16) */
     bool inline_only;                     /* no background threads; the caller calls eng_maintain (tests, simulation) */
     enum eng_durability durability;
-    uint64_t checkpoint_log_bytes; /* ENG_DURABLE_FSYNC: checkpoint after this much log; 0: 256 MiB */
+    uint64_t checkpoint_log_bytes; /* with a log: checkpoint after this much of it; 0: 256 MiB */
+    enum eng_recovery recovery;
+    /* One line for each fault that VERIFY or REBUILD finds, and for each version REBUILD drops; may be NULL. */
+    void (*recovery_report)(void *context, const char *line);
+    void *recovery_context;
 };
 
 ENG_MUST_CHECK enum eng_status eng_open(const struct eng_options *options, struct eng **eng);
-/* Makes a checkpoint if durability is not NONE, stops threads, closes files. No handle may be open. NULL inside is
- * fine. */
+/* Makes a checkpoint if the store has a log of its own, stops threads, closes files. No handle may be open. NULL inside
+ * is fine. */
 void eng_close(struct eng **eng);
 
 /* ---- batches ---------------------------------------------------------------------------------------------------- */

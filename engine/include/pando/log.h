@@ -42,6 +42,7 @@ struct log_options {
     uint64_t ring_bytes;                  /* power of two, 0: default; also bounds what is not yet consumed */
     bool flusher;                         /* true: a thread flushes; false: log_flush does, in the caller */
     bool consumer;                        /* true: ring space is freed only behind log_next */
+    bool unsynced;                        /* true: log_durable means written to the system; log_sync syncs */
 };
 
 /* Record types 1..31 belong to the log, the others to its user. */
@@ -92,6 +93,10 @@ ENG_MUST_CHECK enum eng_status log_wait(struct log *log, uint64_t offset, int ti
 /* One write and one sync of everything published so far, in the calling thread (for logs without a flusher). */
 ENG_MUST_CHECK enum eng_status log_flush(struct log *log);
 
+/* Of a log that is opened unsynced: flushes, and everything written so far is on stable storage. A power loss may take
+ * the records since the last one, and only those at the end. Otherwise the same as log_flush. */
+ENG_MUST_CHECK enum eng_status log_sync(struct log *log);
+
 /* The next published record after the last one, in stream order, whether durable or not; marks are passed over. Waits
  * up to timeout_ms: ENG_TIMEOUT. The payload is valid until the next call. Only with options.consumer; one thread. */
 ENG_MUST_CHECK enum eng_status log_next(struct log *log, int timeout_ms, struct log_record *record);
@@ -101,6 +106,12 @@ ENG_MUST_CHECK enum eng_status log_next(struct log *log, int timeout_ms, struct 
  * stream; ENG_GONE below the first kept file; ENG_DAMAGED names file and offset. */
 ENG_MUST_CHECK enum eng_status log_read_at(struct log *log, uint64_t offset, uint8_t **buffer, size_t *capacity,
                                            struct log_record *record);
+/* Offline: reads every record that is kept, and calls report(context, line) for each fault, naming file and offset: a
+ * record that is not valid below what a mark says was durable, a bad header. Nothing is changed but what a crash left
+ * half made is removed. ENG_OK when it came to the end, whatever was reported; ENG_IO, ENG_NO_MEMORY. */
+ENG_MUST_CHECK enum eng_status log_check(struct disk *disk, const char *dir, const uint8_t *store_id,
+                                         void (*report)(void *context, const char *line), void *context);
+
 /* First offset still kept. */
 uint64_t log_begin(const struct log *log);
 /* Removes whole files that end at or before offset, but never the one the last mark lies in. */

@@ -33,6 +33,7 @@
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/req.h>
 
+#include "close.h"
 #include "message.h"
 #include "pando/replication.h"
 
@@ -41,6 +42,7 @@
 #define FOLLOWER_DURABLE_MS 200 /* of one that is to tell soon that what was applied is durable */
 #define FOLLOWER_BACKOFF_MS_MIN 100
 #define FOLLOWER_BACKOFF_MS_MAX 5000
+#define FOLLOWER_STOPPING_MS 1000 /* nothing is to arrive at a source that closes */
 #define FOLLOWER_SEND_MS 5000
 #define FOLLOWER_ANSWER_MS_MIN 30000 /* beyond the wait; doubles when it was too short */
 #define FOLLOWER_ANSWER_MS_MAX 240000
@@ -289,6 +291,9 @@ static enum poll_result answer_is_error(struct follower *follower, struct upstre
     case MESSAGE_DIVERGED:
         return trouble(follower, source, POLL_FAILED, "diverged: that node has another header at height %llu",
                        next - 1);
+    case MESSAGE_STOPPING:
+        source->backoff_ms = FOLLOWER_STOPPING_MS / 2; /* rest doubles it */
+        break;
     case MESSAGE_BUSY:
     case MESSAGE_MALFORMED:
     case MESSAGE_FAILED:
@@ -533,12 +538,15 @@ void follower_close(struct follower **closed)
     follower->stop = true;
     pthread_cond_broadcast(&follower->event);
     pthread_mutex_unlock(&follower->lock);
+    bool closed_all = true;
     for (size_t i = 0; i < follower->count; i++) {
-        if (follower->sources[i].open)
-            nng_close(follower->sources[i].socket); /* ends a poll that waits; waits for pipe_event */
+        if (follower->sources[i].open) /* ends a poll that waits; waits for pipe_event */
+            closed_all &= socket_close(follower->sources[i].socket);
     }
     if (follower->runs)
         pthread_join(follower->thread, NULL);
+    if (!closed_all)
+        return; /* pipe_event may still come */
     pthread_cond_destroy(&follower->event);
     pthread_mutex_destroy(&follower->lock);
     free(follower);
@@ -581,6 +589,6 @@ enum eng_status replication_fetch_genesis(const char *url, int timeout_ms, char 
     *size = reply.body_bytes;
 out:
     nng_msg_free(answer);
-    nng_close(source.socket);
+    (void)socket_close(source.socket);
     return status;
 }

@@ -186,7 +186,7 @@ static enum eng_status decode_error(struct cursor *cursor, struct message_reply 
     const uint8_t *text = take(cursor, text_bytes);
     if (!text || text_bytes > MESSAGE_TEXT_BYTES_MAX)
         return eng_fail(ENG_DAMAGED, "reply: the error is cut short or over the limit");
-    if (error < MESSAGE_OTHER_LEDGER || error > MESSAGE_FAILED)
+    if (error < MESSAGE_OTHER_LEDGER || error > MESSAGE_STOPPING)
         return eng_fail(ENG_DAMAGED, "reply: error %u is not known", (unsigned)error);
     reply->error = (enum message_error)error;
     for (size_t i = 0; i < text_bytes; i++)

@@ -46,6 +46,7 @@ enum message_error {
     MESSAGE_BUSY = 4,         /* too many polls or bytes on their way: try again */
     MESSAGE_MALFORMED = 5,    /* no request of this version */
     MESSAGE_FAILED = 6,       /* the source cannot read the block: text says why */
+    MESSAGE_STOPPING = 7,     /* the source is about to close: let it */
 };
 
 struct message_request {

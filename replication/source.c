@@ -31,6 +31,7 @@
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/rep.h>
 
+#include "close.h"
 #include "message.h"
 #include "pando/replication.h"
 
@@ -43,6 +44,8 @@
 #define SOURCE_SPARE_BYTES_MAX (16u << 20) /* a worker gives larger buffers back */
 #define SOURCE_RECEIVE_BYTES_MAX 1024u     /* a request and the headers of nng */
 #define SOURCE_SEEN_MS 60000
+#define SOURCE_DRAIN_MS 1000 /* at most, before it closes */
+#define SOURCE_QUIET_MS 20   /* nothing was asked for so long: now it closes */
 _Static_assert(MESSAGE_REQUEST_BYTES_MAX + 64 <= SOURCE_RECEIVE_BYTES_MAX, "a request passes the transport's limit");
 
 enum call_state { CALL_IDLE, CALL_RECEIVING, CALL_QUEUED, CALL_WORKING, CALL_WAITING, CALL_SENDING };
@@ -86,7 +89,7 @@ struct source {
     bool socket_open;
     pthread_mutex_t lock;
     pthread_cond_t work, poll;
-    bool closing;
+    bool stopping, closing; /* answers no more; starts nothing more */
     struct call *head, **tail;
     size_t waiting, unread;
     struct call calls[SOURCE_CONTEXTS];
@@ -425,6 +428,11 @@ static enum outcome serve(struct source *source, struct answer *answer, struct c
             pthread_mutex_unlock(&source->lock);
         }
     }
+    pthread_mutex_lock(&source->lock);
+    bool stopping = source->stopping;
+    pthread_mutex_unlock(&source->lock);
+    if (stopping)
+        return sent(answer_error(source, answer, MESSAGE_STOPPING, 0, "this node is stopping"));
     if (call->request.kind == MESSAGE_GENESIS)
         return sent(answer_genesis(source, answer));
     return serve_blocks(source, answer, call);
@@ -456,8 +464,11 @@ static void call_wait(struct call *call)
 {
     struct source *source = call->source;
     pthread_mutex_lock(&source->lock);
-    bool gone = !pipe_find(source, call->pipe);
-    if (!gone) {
+    bool gone = !pipe_find(source, call->pipe), stopping = source->stopping && !gone;
+    if (stopping) {
+        call_to(call, CALL_WAITING);
+        call_queue(call); /* to be told so */
+    } else if (!gone) {
         call_to(call, CALL_WAITING);
         pthread_cond_signal(&source->poll);
     }
@@ -606,12 +617,54 @@ enum eng_status source_open(const struct replication_ledger *ledger, const char 
     return status;
 }
 
+static bool call_is_busy(const struct call *call)
+{
+    return call->state != CALL_IDLE && call->state != CALL_RECEIVING;
+}
+
+/* Is anybody connected? *busy: requests are in hand. Under the lock. */
+static bool connected(const struct source *source, bool *busy)
+{
+    bool any = false;
+    *busy = false;
+    for (size_t i = 0; i < SOURCE_PIPES_MAX; i++)
+        any |= source->pipes[i].id != 0;
+    for (size_t i = 0; i < source->call_count; i++)
+        *busy |= call_is_busy(&source->calls[i]);
+    return any;
+}
+
+/* Tells all followers to rest, so that nothing arrives while the connections are closed (close.h says why). */
+static void source_drain(struct source *source)
+{
+    const struct timespec turn = {.tv_nsec = 2000000};
+    pthread_mutex_lock(&source->lock);
+    source->stopping = true;
+    for (size_t i = 0; i < source->call_count; i++) {
+        if (source->calls[i].state == CALL_WAITING)
+            call_queue(&source->calls[i]);
+    }
+    uint64_t start = clock_ms(), quiet = start, now = start;
+    bool busy;
+    while (source->worker_count && connected(source, &busy) && now - start < SOURCE_DRAIN_MS) {
+        quiet = busy ? now : quiet;
+        if (now - quiet >= SOURCE_QUIET_MS)
+            break;
+        pthread_mutex_unlock(&source->lock);
+        nanosleep(&turn, NULL);
+        pthread_mutex_lock(&source->lock);
+        now = clock_ms();
+    }
+    pthread_mutex_unlock(&source->lock);
+}
+
 void source_close(struct source **closed)
 {
     struct source *source = *closed;
     if (!source)
         return;
     *closed = NULL;
+    source_drain(source);
     pthread_mutex_lock(&source->lock);
     source->closing = true; /* from here on nobody starts an operation */
     pthread_cond_broadcast(&source->work);
@@ -626,8 +679,8 @@ void source_close(struct source **closed)
         nng_ctx_close(source->calls[i].ctx);
         nng_msg_free(source->calls[i].message);
     }
-    if (source->socket_open)
-        nng_close(source->socket); /* waits for pipe_event */
+    if (source->socket_open && !socket_close(source->socket)) /* waits for pipe_event */
+        return;                                               /* which may still come */
     for (size_t i = 0; i < source->call_count; i++)
         nng_aio_free(source->calls[i].aio);
     pthread_cond_destroy(&source->work);

@@ -508,6 +508,30 @@ START_TEST(gone_everywhere_fails)
 }
 END_TEST
 
+START_TEST(a_source_that_stops_says_so)
+{
+    struct memory_ledger *a = ledger_make(7, 1), *b = ledger_make(7, 2);
+    struct follower_status status;
+    publish(a, 3);
+    struct source *source = serve(a, 0);
+    struct follower *follower = follow(b, 0, 0);
+    ck_assert_int_eq(memory_wait(b, 3, 20000), ENG_OK);
+    sleep_ms(50); /* its next poll waits at the source */
+    uint64_t start = now_ms();
+    source_close(&source);
+    ck_assert_uint_lt(now_ms() - start, 4000); /* it was not given up */
+    publish(a, 1);
+    source = serve(a, 0);
+    ck_assert_int_eq(memory_wait(b, 4, 20000), ENG_OK);
+    ck_assert_uint_ge(now_ms() - start, 500); /* the follower let it close in peace */
+    wait_state(follower, FOLLOWER_LIVE, &status);
+    follower_close(&follower);
+    source_close(&source);
+    ledger_free(a);
+    ledger_free(b);
+}
+END_TEST
+
 START_TEST(another_ledger_fails)
 {
     struct memory_ledger *a = ledger_make(7, 1), *b = ledger_make(8, 2);
@@ -1044,6 +1068,7 @@ int main(void)
     tcase_add_test(tests, a_busy_ledger_is_tried_again);
     tcase_add_test(tests, one_source_of_two_is_enough);
     tcase_add_test(tests, gone_everywhere_fails);
+    tcase_add_test(tests, a_source_that_stops_says_so);
     tcase_add_test(tests, another_ledger_fails);
     tcase_add_loop_test(tests, diverged_at_the_source_fails, 0, 2);
     tcase_add_loop_test(tests, tampered_blocks_are_refused, 0, 2 * TAMPER_END);

@@ -13,6 +13,11 @@ struct death {
     uint32_t id;
 };
 
+struct arena_fall {
+    uint64_t born, floor;
+    uint32_t id;
+};
+
 struct arena {
     /* hot */
     uint8_t *base;
@@ -33,7 +38,7 @@ struct arena {
     size_t own_count, own_capacity;
     struct death *deaths;
     size_t deaths_count, deaths_capacity;
-    struct death *falls; /* given to store_kill_below */
+    struct arena_fall *falls; /* given to store_kill_below */
     size_t falls_count, falls_capacity;
     uint32_t begin_segment; /* where an abort goes back to */
     uint64_t begin_position;

@@ -2,9 +2,12 @@
  * Counting everything: does every live id belong to somebody, and is everything named live?
  *
  * An id belongs to a version whose tree it is part of, to a death list (the list's own chunks and what they name), or
- * to a fall that is pending and the tree below it. Tests use it to show that nothing leaks.
+ * to a base, or to a fall that is pending, and the tree below it. Every hold on a base is counted too: one for each
+ * subtree object that names it, each base made on top of it, each release that is pending; as `missing` if they differ.
+ * Tests use it to show that nothing leaks.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "store_internal.h"
 
@@ -14,6 +17,7 @@ struct audit {
     uint32_t *stack;
     size_t count, capacity;
     uint64_t missing;
+    uint64_t *holds; /* by base */
     enum eng_status status;
 };
 
@@ -60,10 +64,19 @@ static void walk(struct audit *audit, uint32_t root)
     push(audit, root);
     while (audit->count && audit->status == ENG_OK) {
         const struct object *object = store_object(audit->store, audit->stack[--audit->count]);
-        if (!object)
+        if (!object) {
             audit->status = ENG_DAMAGED;
-        else
-            audit->store->shape.below(object, push, audit);
+            return;
+        }
+        audit->store->shape.below(object, push, audit);
+        uint32_t base = 0;
+        uint64_t since;
+        if (audit->holds && object->type == OBJECT_TREE)
+            audit->store->shape.tree(object, &base, &since);
+        if (base > audit->store->bases.count)
+            audit->missing++;
+        else if (base)
+            audit->holds[base - 1]++;
     }
 }
 
@@ -82,6 +95,44 @@ static void walk_list(struct audit *audit, uint32_t head)
     }
 }
 
+static void walk_falls(struct audit *audit)
+{
+    const struct reaper *reaper = &audit->store->reaper;
+    for (size_t i = 0; i < reaper->due_count && audit->status == ENG_OK; i++)
+        walk(audit, reaper->due[i].id);
+    for (size_t i = 0; i < reaper->waiting_count && audit->status == ENG_OK; i++)
+        walk(audit, reaper->waiting[i].id);
+}
+
+static void walk_bases(struct audit *audit)
+{
+    const struct bases *bases = &audit->store->bases;
+    for (size_t i = 0; i < bases->count && audit->status == ENG_OK; i++)
+        if (bases->table[i].holders)
+            walk(audit, bases->table[i].root);
+}
+
+/* Subtrees that older versions alone see are what newer ones were made from, or have a release pending: not counted. */
+static void audit_holds(struct audit *audit)
+{
+    struct store *store = audit->store;
+    memset(audit->seen, 0, store->control.next / 8 + 1);
+    for (uint32_t i = 0; i < ENG_ROOTS_MAX && audit->status == ENG_OK; i++) {
+        const struct lineage *line = &store->versions.lineages[i];
+        if (line->count)
+            walk(audit, line->versions[line->first + line->count - 1].seen.root);
+    }
+    walk_bases(audit);
+    walk_falls(audit);
+    for (size_t i = 0; i < store->reaper.releases_count; i++)
+        audit->holds[store->reaper.releases[i].base - 1]++;
+    for (size_t i = 0; i < store->bases.count; i++)
+        if (store->bases.table[i].holders && store->bases.table[i].before)
+            audit->holds[store->bases.table[i].before - 1]++;
+    for (size_t i = 0; i < store->bases.count; i++)
+        audit->missing += audit->holds[i] != store->bases.table[i].holders;
+}
+
 enum eng_status store_audit(struct store *store, uint64_t *leaked, uint64_t *missing)
 {
     assert(store->open == 0 && store->shape.below);
@@ -97,16 +148,19 @@ enum eng_status store_audit(struct store *store, uint64_t *leaked, uint64_t *mis
             walk_list(&audit, line->versions[line->first + v].list);
         }
     }
-    const struct reaper *reaper = &store->reaper;
-    for (size_t i = 0; i < reaper->due_count && audit.status == ENG_OK; i++)
-        walk(&audit, reaper->due[i].id);
-    for (size_t i = 0; i < reaper->waiting_count && audit.status == ENG_OK; i++)
-        walk(&audit, reaper->waiting[i].id);
-    reader_leave(reader);
-    *missing = audit.missing;
+    walk_bases(&audit);
+    walk_falls(&audit);
     *leaked = 0;
     for (uint32_t id = 1; id < store->control.next; id++)
         *leaked += live(&audit, id) && !(audit.seen[id >> 3] >> (id & 7) & 1);
+    audit.holds = calloc(store->bases.count + 1, sizeof *audit.holds);
+    if (!audit.holds && audit.status == ENG_OK)
+        audit.status = eng_fail(ENG_NO_MEMORY, "audit: out of memory");
+    if (audit.status == ENG_OK)
+        audit_holds(&audit);
+    reader_leave(reader);
+    *missing = audit.missing;
+    free(audit.holds);
     free(audit.seen);
     free(audit.stack);
     return audit.status;

@@ -9,11 +9,12 @@
  */
 #include "engine_internal.h"
 #include "segment.h"
+#include "subtree.h"
 #include "tree.h"
 
 #include <stdlib.h>
 
-static void layer_release(struct eng *eng, struct layer *layer)
+void layer_release(struct eng *eng, struct layer *layer)
 {
     if (!layer || --layer->references)
         return;
@@ -36,6 +37,27 @@ static enum eng_status take_buffer(struct eng *eng, struct buffer **buffer)
     *buffer = eng->spare_count ? eng->spare[--eng->spare_count] : NULL;
     pthread_mutex_unlock(&eng->batches);
     return *buffer ? ENG_OK : buffer_open(buffer);
+}
+
+enum eng_status layer_open(struct eng *eng, struct layer **out)
+{
+    struct layer *layer = calloc(1, sizeof *layer);
+    enum eng_status status = layer ? take_buffer(eng, &layer->buffer) : ENG_NO_MEMORY;
+    if (status != ENG_OK) {
+        free(layer);
+        return eng_fail(status, "batch: out of memory");
+    }
+    layer->references = 1;
+    *out = layer;
+    return ENG_OK;
+}
+
+enum eng_status layer_freeze(struct eng *eng, struct layer *layer)
+{
+    enum eng_status status = buffer_freeze(layer->buffer, &layer->entries, &layer->count);
+    if (status == ENG_OK)
+        atomic_fetch_add_explicit(&eng->batch_memory, buffer_memory(layer->buffer), memory_order_relaxed);
+    return status;
 }
 
 /* The layers a new batch reads through, and its base. Called with eng->batches held. */
@@ -71,16 +93,12 @@ static enum eng_status batch_make(struct eng *eng, uint32_t root, struct eng_bat
 {
     assert(eng->magic == ENG_MAGIC && root < ENG_ROOTS_MAX);
     struct eng_batch *batch = calloc(1, sizeof *batch);
-    struct layer *layer = calloc(1, sizeof *layer);
-    enum eng_status status = ENG_NO_MEMORY;
-    if (batch && layer)
-        status = take_buffer(eng, &layer->buffer);
+    struct layer *layer = NULL;
+    enum eng_status status = batch ? layer_open(eng, &layer) : eng_fail(ENG_NO_MEMORY, "batch: out of memory");
     if (status != ENG_OK) {
         free(batch);
-        free(layer);
-        return eng_fail(status, "batch: out of memory");
+        return status;
     }
-    layer->references = 1;
     batch->magic = BATCH_MAGIC;
     batch->eng = eng;
     batch->root_index = root;
@@ -118,7 +136,11 @@ void eng_batch_close(struct eng_batch **out)
         return;
     assert(batch->magic == BATCH_MAGIC);
     struct eng *eng = batch->eng;
+    *out = NULL;
+    if (batch->outer) /* a subtree lives as long as the outermost batch */
+        return;
     pthread_mutex_lock(&eng->batches);
+    subtrees_close(batch);
     for (uint32_t i = 0; i < batch->below_count; i++)
         layer_release(eng, batch->below[i]);
     layer_release(eng, batch->own);
@@ -128,7 +150,6 @@ void eng_batch_close(struct eng_batch **out)
     free(batch->copy);
     batch->magic = 0;
     free(batch);
-    *out = NULL;
 }
 
 enum eng_status eng_batch_put(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, struct eng_value value)
@@ -146,7 +167,9 @@ enum eng_status eng_batch_put(struct eng_batch *batch, const uint8_t *key, size_
     if (value.size > (segment < limit ? segment : limit))
         return eng_fail(ENG_TOO_LARGE, "value: %zu bytes, at most %llu", value.size,
                         (unsigned long long)(segment < limit ? segment : limit));
-    return buffer_put(batch->own->buffer, key, key_bytes, value.tag, value.bytes, value.size);
+    enum eng_status status = subtree_write(batch);
+    return status == ENG_OK ? buffer_put(batch->own->buffer, key, key_bytes, value.tag, value.bytes, value.size)
+                            : status;
 }
 
 enum eng_status eng_batch_remove(struct eng_batch *batch, const uint8_t *key, size_t key_bytes)
@@ -154,12 +177,14 @@ enum eng_status eng_batch_remove(struct eng_batch *batch, const uint8_t *key, si
     assert(batch->magic == BATCH_MAGIC && !batch->frozen);
     if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX)
         return eng_fail(ENG_INVALID, "key: %zu bytes, must be 1 to %u", key_bytes, ENG_KEY_BYTES_MAX);
-    return buffer_remove(batch->own->buffer, key, key_bytes);
+    enum eng_status status = subtree_write(batch);
+    return status == ENG_OK ? buffer_remove(batch->own->buffer, key, key_bytes) : status;
 }
 
 static void entry_value(const struct buffer_entry *entry, struct eng_value *value)
 {
-    *value = (struct eng_value){(enum eng_tag)entry->tag, entry->value, entry->value_bytes};
+    size_t skip = entry->tag == ENG_TREE ? SUBTREE_VALUE_BYTES - sizeof(struct eng_summary) : 0;
+    *value = (struct eng_value){(enum eng_tag)entry->tag, entry->value + skip, entry->value_bytes - skip};
 }
 
 enum layers_say layers_find(const struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
@@ -282,6 +307,12 @@ enum eng_status eng_batch_get_many(struct eng_batch *batch, size_t count, const 
     return status;
 }
 
+static void layer_rollback(struct layer *layer, uint64_t mark)
+{
+    buffer_rollback(layer->buffer, mark);
+    hidden_rollback(&layer->hidden, mark);
+}
+
 enum eng_status eng_batch_remove_range(struct eng_batch *batch, const uint8_t *from, size_t from_bytes,
                                        const uint8_t *to, size_t to_bytes)
 {
@@ -296,9 +327,12 @@ enum eng_status eng_batch_remove_range(struct eng_batch *batch, const uint8_t *f
     }
     if (to && bytes_compare(range.from, range.from_bytes, to, to_bytes) >= 0)
         return ENG_OK;
+    enum eng_status status = subtree_write(batch);
+    if (status != ENG_OK)
+        return status;
     struct layer *own = batch->own;
     uint64_t mark = buffer_get_mark(own->buffer);
-    enum eng_status status = hidden_add(&own->hidden, &range, mark);
+    status = hidden_add(&own->hidden, &range, mark);
     if (status != ENG_OK)
         return status;
     /* the first key is written even if it is not there: so the buffer's mark advances, and a rollback to it is exact */
@@ -310,7 +344,7 @@ enum eng_status eng_batch_remove_range(struct eng_batch *batch, const uint8_t *f
         entry = buffer_seek(own->buffer, entry->key, entry->key_bytes, true);
     }
     if (status != ENG_OK)
-        eng_batch_rollback(batch, mark);
+        layer_rollback(own, mark);
     return status;
 }
 
@@ -344,14 +378,18 @@ void eng_batch_prefetch(struct eng_batch *batch, size_t count, const uint8_t *co
 
 uint64_t eng_batch_mark(const struct eng_batch *batch)
 {
+    assert(!batch->outer);
+    if (batch->trees)
+        subtrees_mark(batch->trees);
     return buffer_get_mark(batch->own->buffer);
 }
 
 void eng_batch_rollback(struct eng_batch *batch, uint64_t mark)
 {
-    assert(!batch->frozen);
-    buffer_rollback(batch->own->buffer, mark);
-    hidden_rollback(&batch->own->hidden, mark);
+    assert(!batch->frozen && !batch->outer);
+    if (batch->trees)
+        subtrees_rollback(batch, mark);
+    layer_rollback(batch->own, mark);
 }
 
 size_t eng_batch_count(const struct eng_batch *batch)
@@ -366,15 +404,14 @@ size_t eng_batch_memory(const struct eng_batch *batch)
 
 enum eng_status eng_batch_freeze(struct eng_batch *batch)
 {
-    assert(batch->magic == BATCH_MAGIC);
+    assert(batch->magic == BATCH_MAGIC && !batch->outer);
     if (batch->frozen)
         return ENG_OK;
-    enum eng_status status = buffer_freeze(batch->own->buffer, &batch->own->entries, &batch->own->count);
-    if (status != ENG_OK)
-        return status;
-    atomic_fetch_add_explicit(&batch->eng->batch_memory, buffer_memory(batch->own->buffer), memory_order_relaxed);
-    batch->frozen = true;
-    return ENG_OK;
+    enum eng_status status = batch->trees ? subtrees_freeze(batch->trees) : ENG_OK;
+    if (status == ENG_OK)
+        status = layer_freeze(batch->eng, batch->own);
+    batch->frozen = status == ENG_OK;
+    return status;
 }
 
 enum eng_status eng_batch_each(struct eng_batch *batch,

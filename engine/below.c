@@ -20,11 +20,24 @@ static void node_below(const struct object *object, void (*each)(void *context, 
         }
         break;
     }
+    case OBJECT_TREE: {
+        const struct tree_object *tree = (const struct tree_object *)(const void *)object;
+        if (tree->root)
+            each(context, tree->root);
+        break;
+    }
     case OBJECT_VALUE:
     case OBJECT_NONE:
     case OBJECT_LIST:
         break;
     }
+}
+
+static void node_tree(const struct object *object, uint32_t *base, uint64_t *since)
+{
+    const struct tree_object *tree = (const struct tree_object *)(const void *)object;
+    *base = tree->base;
+    *since = tree->since;
 }
 
 static void node_forget(void *context, uint32_t id)
@@ -39,5 +52,5 @@ static void node_forget(void *context, uint32_t id)
 
 struct store_shape tree_store_shape(struct cache_table *caches)
 {
-    return (struct store_shape){.below = node_below, .forget = node_forget, .context = caches};
+    return (struct store_shape){.below = node_below, .tree = node_tree, .forget = node_forget, .context = caches};
 }

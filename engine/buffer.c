@@ -25,7 +25,7 @@
 
 #define BUFFER_MAGIC 0x7566666275706e61ull
 #define VALUE_SHARED_BYTES_MAX 4096u          /* larger values get memory of their own */
-#define JOURNAL_RECORDS_MIN 1024u             /* first size of the journal, and what is left of it after a reset */
+#define JOURNAL_RECORDS_MIN 64u               /* first size of the journal, and what is left of it after a reset */
 #define JOURNAL_RECORDS_KEPT_MAX (256u << 10) /* a longer journal is given back by a reset */
 #define LIST_ENTRIES_KEPT_MAX (128u << 10)    /* and a longer frozen list */
 
@@ -202,12 +202,23 @@ void buffer_rollback(struct buffer *buffer, buffer_mark mark)
     while (buffer->journal_records > mark) {
         const struct undo *undo = &buffer->journal[--buffer->journal_records];
         struct buffer_entry *entry = undo->entry;
+        if (!entry) /* a step */
+            continue;
         buffer->live -= undo->kind == BUFFER_NONE;
         entry->value = undo->value;
         entry->value_bytes = undo->value_bytes;
         entry->kind = undo->kind;
         entry->tag = undo->tag;
     }
+}
+
+enum eng_status buffer_step(struct buffer *buffer)
+{
+    assert(buffer->magic == BUFFER_MAGIC && !buffer->frozen);
+    if (!journal_reserve(buffer))
+        return eng_fail(ENG_NO_MEMORY, "write buffer: no memory for a mark");
+    buffer->journal[buffer->journal_records++] = (struct undo){0};
+    return ENG_OK;
 }
 
 const struct buffer_entry *buffer_seek(const struct buffer *buffer, const uint8_t *key, size_t key_bytes, bool after)

@@ -54,6 +54,8 @@ const struct buffer_entry *buffer_find(const struct buffer *buffer, const uint8_
 typedef uint64_t buffer_mark;
 buffer_mark buffer_get_mark(const struct buffer *buffer);
 void buffer_rollback(struct buffer *buffer, buffer_mark mark);
+/* Makes later marks differ from earlier ones although nothing was written here. ENG_NO_MEMORY. */
+ENG_MUST_CHECK enum eng_status buffer_step(struct buffer *buffer);
 
 /* First PUT or REMOVE entry with key >= the given one (> if after), or NULL. Works before and after the freeze. */
 const struct buffer_entry *buffer_seek(const struct buffer *buffer, const uint8_t *key, size_t key_bytes, bool after);

@@ -146,6 +146,12 @@ struct rebuild {
 static enum eng_status rebuild_good(void *context, uint32_t root, const struct store_version *version)
 {
     struct rebuild *rebuild = context;
+    struct store_version head;
+    if (store_has_bases(rebuild->eng->store, root) && store_head(rebuild->eng->store, root, &head) &&
+        head.generation != version->generation) {
+        fault_of_version(&rebuild->faults, "dropped: it is older than clones of its subtrees");
+        return ENG_DAMAGED;
+    }
     enum eng_status status = version_whole(rebuild->eng, rebuild->memo, root, version, &rebuild->faults);
     if (status == ENG_DAMAGED)
         fault_of_version(&rebuild->faults, "dropped");

@@ -8,16 +8,30 @@
  * Ways to fail: those of the merge, nothing changed; a log that fails.
  */
 #include "engine_internal.h"
+#include "subtree.h"
 
 static enum eng_status merge_batch(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
                                    struct eng_summary *summary)
 {
     struct eng_summary made;
-    enum eng_status status =
-        eng_merge(batch->eng, batch->root_index, batch->fork ? &batch->base->version : NULL, &batch->own->hidden,
-                  batch->own->entries, batch->own->count, tag, expected, keep, &made);
+    enum eng_status status = eng_merge(batch, tag, expected, keep, &made);
     if (summary && (status == ENG_OK || status == ENG_CONFLICT))
         *summary = made;
+    return status;
+}
+
+/* Before anything is logged: another commit may have changed what its subtrees go on from. */
+static enum eng_status subtrees_unchanged(struct eng_batch *batch)
+{
+    struct store_version head = {0};
+    if (!batch->trees || batch->fork)
+        return ENG_OK;
+    struct reader *reader = eng_enter(batch->eng);
+    if (!reader)
+        return ENG_NO_READERS;
+    store_head(batch->eng->store, batch->root_index, &head);
+    enum eng_status status = subtrees_current(batch, &head);
+    reader_leave(reader);
     return status;
 }
 
@@ -33,8 +47,9 @@ enum eng_status commit_locked(struct eng_batch *batch, uint64_t tag, const struc
         return eng_fail(ENG_IO, "store: stopped after a failed write of its log");
     struct store_version head;
     assert(!keep || !store_head(eng->store, batch->root_index, &head) || head.tag < tag); /* before it is logged */
-    enum eng_status status = ENG_OK;
-    if (eng->log && keep && expected) /* a refused batch must not be in the log: a replay expects nothing */
+    enum eng_status status = subtrees_unchanged(batch);
+    if (status == ENG_OK && eng->log && keep &&
+        expected) /* a refused batch must not be in the log: a replay expects nothing */
         status = merge_batch(batch, tag, expected, false, summary);
     if (status == ENG_OK && eng->log && keep)
         status = eng_log_batch(eng, batch, tag, end);

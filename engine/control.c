@@ -177,7 +177,7 @@ bool control_word_valid(uint64_t word, uint32_t segment_bytes, uint64_t file_byt
 {
     uint64_t location = CONTROL_LOCATION(word), units = CONTROL_UNITS(word), segment_units = segment_bytes / UNIT_BYTES;
     return (word & ~CONTROL_DISK_MASK) == 0 && units > 0 && CONTROL_TYPE(word) != OBJECT_NONE &&
-           CONTROL_TYPE(word) <= OBJECT_LIST && location >= SEGMENT_HEADER_BYTES / UNIT_BYTES &&
+           CONTROL_TYPE(word) <= OBJECT_TREE && location >= SEGMENT_HEADER_BYTES / UNIT_BYTES &&
            (location + units) * UNIT_BYTES <= file_bytes &&
            location / segment_units == (location + units - 1) / segment_units;
 }

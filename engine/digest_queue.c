@@ -125,6 +125,8 @@ void digest_emit_entry(struct digest_queue *queue, uint8_t *out, const uint8_t *
     const uint8_t *value_digest = FORM_OUTSIDE(form) ? stored + 8 : stored;
     uint64_t value_bytes = FORM_OUTSIDE(form) ? read32(stored + 4) : FORM_BYTES(form) - (long_value ? 32u : 0u);
     size_t payload = long_value ? 40 : value_bytes;
+    if (FORM_TAG(form) == ENG_TREE)
+        stored += 8; /* its summary */
     if (4 + key_bytes + payload > 128) {
         uint8_t key[ENG_KEY_BYTES_MAX];
         memcpy(key, head, head_bytes);

@@ -6,12 +6,17 @@
  * u32 value bytes | key | value. Kind 3, before all others: a range that is removed first, key <= .. < value (value tag
  * 1: no upper bound, no value). It is valid if the log says so (checksum) and it parses to its last byte.
  *
+ * With subtrees there follow: u32 subtrees | subtree...; subtree: u32 number of the one whose committed contents it is
+ * in (0xfffffffe: the root itself, 0xffffffff: it is new) | u8 cloned | u8 0 | u16 key bytes | key | u32 entries |
+ * entry...; the value of an entry with tag 2: u32 number of the subtree | 64 bytes.
+ *
  * A checkpoint's app_state begins with the u64 offset behind the last record merged at the capture; an open replays the
  * records behind it. The checkpoint is taken by the committing thread between commits, so the offset and the versions
  * belong together. A batch whose merge failed after it was logged stops the store, or the log would say more than is
  * served; the next open merges it.
  */
 #include "engine_internal.h"
+#include "subtree.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,9 +25,10 @@
 #define DURABLE_RANGE 3 /* in place of an enum buffer_kind */
 #define CHECKPOINT_LOG_BYTES_DEFAULT (256ull << 20)
 
+/* Bytes of a layer's entries, and of the count before them. */
 static size_t entries_bytes(const struct layer *layer)
 {
-    size_t bytes = 16;
+    size_t bytes = 4;
     for (size_t i = 0; i < layer->hidden.count; i++)
         bytes += 8u + layer->hidden.sorted[i].from_bytes + layer->hidden.sorted[i].to_bytes;
     for (size_t i = 0; i < layer->count; i++)
@@ -45,67 +51,217 @@ static uint8_t *put_entry(uint8_t *p, uint8_t kind, uint8_t tag, const uint8_t *
     return p + 8 + key_bytes + value_bytes;
 }
 
-enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *end)
+/* numbers: of subtrees, as they are called in the record. */
+static uint8_t *put_entries(uint8_t *p, const struct layer *layer, const uint32_t *numbers)
 {
-    const struct layer *layer = batch->own;
-    size_t bytes = entries_bytes(layer);
-    if (bytes > LOG_RECORD_BYTES_MAX)
-        return eng_fail(ENG_TOO_LARGE, "batch: %zu bytes, a log record has at most %u", bytes, LOG_RECORD_BYTES_MAX);
-    uint8_t *record = malloc(bytes), *p = record;
-    if (!record)
-        return eng_fail(ENG_NO_MEMORY, "batch: out of memory");
     uint32_t count32 = (uint32_t)(layer->hidden.count + layer->count);
-    memcpy(p, &batch->root_index, 4);
-    memcpy(p + 4, &tag, 8);
-    memcpy(p + 12, &count32, 4);
-    p += 16;
+    memcpy(p, &count32, 4);
+    p += 4;
     for (size_t i = 0; i < layer->hidden.count; i++) {
         const struct hidden_range *range = &layer->hidden.sorted[i];
         p = put_entry(p, DURABLE_RANGE, !range->to, range->from, range->from_bytes, range->to, range->to_bytes);
     }
     for (size_t i = 0; i < layer->count; i++) {
         const struct buffer_entry *e = &layer->entries[i];
-        p = put_entry(p, e->kind, e->tag, e->key, e->key_bytes, e->value, e->kind == BUFFER_PUT ? e->value_bytes : 0);
+        uint32_t value_bytes = e->kind == BUFFER_PUT ? e->value_bytes : 0;
+        p = put_entry(p, e->kind, e->tag, e->key, e->key_bytes, e->value, value_bytes);
+        if (e->kind == BUFFER_PUT && e->tag == ENG_TREE)
+            memcpy(p - value_bytes, &numbers[read32(e->value)], 4);
     }
+    return p;
+}
+
+static size_t subtree_bytes(const struct eng_batch *handle)
+{
+    return 8u + (handle->origin ? handle->origin->key_bytes : 0) + (handle->put ? entries_bytes(handle->own) : 4);
+}
+
+static uint8_t *put_subtree(uint8_t *p, const struct eng_batch *handle, const uint32_t *numbers)
+{
+    static const struct layer nothing;
+    const struct origin *origin = handle->origin;
+    uint32_t container = !origin                     ? SUBTREE_NEW
+                         : !origin->container->outer ? SUBTREE_OUTERMOST
+                                                     : numbers[origin->container->number];
+    uint16_t key_bytes = origin ? (uint16_t)origin->key_bytes : 0;
+    memcpy(p, &container, 4);
+    p[4] = origin && origin->cloned;
+    p[5] = 0;
+    memcpy(p + 6, &key_bytes, 2);
+    if (origin)
+        memcpy(p + 8, origin->key, key_bytes);
+    return put_entries(p + 8 + key_bytes, handle->put ? handle->own : &nothing, numbers);
+}
+
+enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *end)
+{
+    uint32_t *numbers = NULL, subtrees = 0;
+    size_t bytes = 12 + entries_bytes(batch->own);
+    enum eng_status status = batch->trees ? subtrees_number(batch, &numbers, &subtrees) : ENG_OK;
+    if (status != ENG_OK)
+        return status;
+    for (uint32_t i = 0; subtrees && i < batch->trees->count; i++)
+        if (numbers[i] != SUBTREE_NEW)
+            bytes += subtree_bytes(batch->trees->handles[i]);
+    bytes += subtrees ? 4 : 0;
+    uint8_t *record = bytes <= LOG_RECORD_BYTES_MAX ? malloc(bytes) : NULL, *p = record;
+    if (!record) {
+        free(numbers);
+        return bytes > LOG_RECORD_BYTES_MAX ? eng_fail(ENG_TOO_LARGE, "batch: %zu bytes, a log record has at most %u",
+                                                       bytes, LOG_RECORD_BYTES_MAX)
+                                            : eng_fail(ENG_NO_MEMORY, "batch: out of memory");
+    }
+    memcpy(p, &batch->root_index, 4);
+    memcpy(p + 4, &tag, 8);
+    p = put_entries(p + 12, batch->own, numbers);
+    if (subtrees) {
+        memcpy(p, &subtrees, 4);
+        p += 4;
+    }
+    for (uint32_t i = 0; subtrees && i < batch->trees->count; i++)
+        if (numbers[i] != SUBTREE_NEW)
+            p = put_subtree(p, batch->trees->handles[i], numbers);
+    assert(p == record + bytes);
+    free(numbers);
     uint64_t offset;
-    enum eng_status status = log_append(eng->log, DURABLE_RECORD, record, (uint32_t)bytes, -1, &offset, end);
+    status = log_append(eng->log, DURABLE_RECORD, record, (uint32_t)bytes, -1, &offset, end);
     free(record);
     if (status == ENG_OK && eng->inline_only)
         status = log_flush(eng->log);
     return status;
 }
 
+/* ---- replay ---- */
+
+/* What is left of a record. */
+struct piece {
+    const uint8_t *at, *end;
+};
+
 /* One entry of a record into what is to be merged. False: it is none, *status ENG_OK. */
-static bool replay_entry(const uint8_t **at, const uint8_t *end, struct buffer *buffer, struct hidden *hidden,
-                         enum eng_status *status)
+static bool replay_entry(struct piece *piece, struct layer *layer, uint32_t subtrees, enum eng_status *status)
 {
-    const uint8_t *p = *at;
+    const uint8_t *p = piece->at;
     uint16_t key_bytes;
     uint32_t value_bytes;
-    if (end - p < 8)
+    if (piece->end - p < 8)
         return false;
     memcpy(&key_bytes, p + 2, 2);
     memcpy(&value_bytes, p + 4, 4);
-    if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX || (size_t)(end - p) < 8u + key_bytes + (size_t)value_bytes ||
-        p[1] > ENG_AMOUNT)
+    if (key_bytes == 0 || key_bytes > ENG_KEY_BYTES_MAX ||
+        (size_t)(piece->end - p) < 8u + key_bytes + (size_t)value_bytes || p[1] > ENG_TREE)
         return false;
     const uint8_t *key = p + 8, *value = key + key_bytes;
-    *at = value + value_bytes;
+    piece->at = value + value_bytes;
     switch (p[0]) {
     case BUFFER_PUT:
-        *status = buffer_put(buffer, key, key_bytes, (enum eng_tag)p[1], value, value_bytes);
+        if (p[1] == ENG_TREE && (value_bytes != SUBTREE_VALUE_BYTES || read32(value) >= subtrees))
+            return false;
+        *status = buffer_put(layer->buffer, key, key_bytes, (enum eng_tag)p[1], value, value_bytes);
         return true;
     case BUFFER_REMOVE:
-        *status = buffer_remove(buffer, key, key_bytes);
+        *status = buffer_remove(layer->buffer, key, key_bytes);
         return true;
     case DURABLE_RANGE:
         if (value_bytes > ENG_KEY_BYTES_MAX || (p[1] && value_bytes) ||
             (!p[1] && bytes_compare(key, key_bytes, value, value_bytes) >= 0))
             return false;
-        *status = hidden_add(hidden, &(struct hidden_range){key, p[1] ? NULL : value, key_bytes, value_bytes}, 0);
+        *status =
+            hidden_add(&layer->hidden, &(struct hidden_range){key, p[1] ? NULL : value, key_bytes, value_bytes}, 0);
         return true;
     }
     return false;
+}
+
+/* The entries of the outermost tree or of a subtree. */
+static bool replay_entries(struct piece *piece, struct layer *layer, uint32_t subtrees, enum eng_status *status)
+{
+    uint32_t count;
+    if (piece->end - piece->at < 4)
+        return false;
+    memcpy(&count, piece->at, 4);
+    piece->at += 4;
+    for (uint32_t i = 0; i < count && *status == ENG_OK; i++)
+        if (!replay_entry(piece, layer, subtrees, status))
+            return false;
+    return true;
+}
+
+/* A subtree: where it comes from. Its entries are not taken yet. */
+static bool replay_subtree(struct piece *piece, struct eng_batch *batch, uint32_t made, struct eng_batch **handle,
+                           enum eng_status *status)
+{
+    uint32_t container;
+    uint16_t key_bytes;
+    if (piece->end - piece->at < 8)
+        return false;
+    const uint8_t *p = piece->at;
+    memcpy(&container, p, 4);
+    memcpy(&key_bytes, p + 6, 2);
+    if ((size_t)(piece->end - p) < 8u + key_bytes || key_bytes > ENG_KEY_BYTES_MAX ||
+        (container == SUBTREE_NEW) != (key_bytes == 0) || (container < SUBTREE_OUTERMOST && container >= made))
+        return false;
+    piece->at += 8 + key_bytes;
+    struct eng_batch *in = container == SUBTREE_NEW         ? NULL
+                           : container == SUBTREE_OUTERMOST ? batch
+                                                            : batch->trees->handles[container];
+    *status = subtree_make(batch, in, p + 8, key_bytes, p[4], handle);
+    return *status != ENG_NOT_FOUND && *status != ENG_TYPE;
+}
+
+/* Past a count and its entries. */
+static bool skip_entries(struct piece *piece)
+{
+    uint32_t count;
+    if (piece->end - piece->at < 4)
+        return false;
+    memcpy(&count, piece->at, 4);
+    piece->at += 4;
+    for (uint32_t i = 0; i < count; i++) {
+        uint16_t key_bytes;
+        uint32_t value_bytes;
+        if (piece->end - piece->at < 8)
+            return false;
+        memcpy(&key_bytes, piece->at + 2, 2);
+        memcpy(&value_bytes, piece->at + 4, 4);
+        if ((size_t)(piece->end - piece->at) < 8u + key_bytes + (size_t)value_bytes)
+            return false;
+        piece->at += 8u + key_bytes + (size_t)value_bytes;
+    }
+    return true;
+}
+
+/* Entries with subtrees come after the subtrees are made; so a record is gone through twice. */
+static bool replay_pieces(struct piece whole, struct eng_batch *batch, enum eng_status *status)
+{
+    struct piece piece = whole, at_subtrees;
+    uint32_t subtrees = 0;
+    if (!skip_entries(&piece))
+        return false;
+    at_subtrees = piece;
+    if (piece.at != piece.end) {
+        if (piece.end - piece.at < 4)
+            return false;
+        memcpy(&subtrees, piece.at, 4);
+        at_subtrees.at = piece.at += 4;
+    }
+    for (uint32_t i = 0; i < subtrees && *status == ENG_OK; i++) {
+        struct eng_batch *handle;
+        if (!replay_subtree(&piece, batch, i, &handle, status) || !skip_entries(&piece))
+            return false;
+    }
+    if (*status != ENG_OK)
+        return true;
+    if (piece.at != piece.end || !replay_entries(&whole, batch->own, subtrees, status))
+        return false;
+    for (uint32_t i = 0; i < subtrees && *status == ENG_OK; i++) {
+        uint16_t key_bytes;
+        memcpy(&key_bytes, at_subtrees.at + 6, 2);
+        at_subtrees.at += 8 + key_bytes;
+        if (!replay_entries(&at_subtrees, batch->trees->handles[i]->own, subtrees, status))
+            return false;
+    }
+    return true;
 }
 
 /* After a rebuild: what may be replayed. A root that lost its newest versions gets them back if the log still has all
@@ -139,14 +295,13 @@ static enum eng_status replay_record(struct replay *replay, const struct log_rec
 {
     struct eng *eng = replay->eng;
     const uint8_t *p = record->payload, *end = p + record->length;
-    uint32_t root, count;
+    uint32_t root;
     uint64_t tag;
     if (record->length < 16)
         goto damaged;
     memcpy(&root, p, 4);
     memcpy(&tag, p + 4, 8);
-    memcpy(&count, p + 12, 4);
-    p += 16;
+    p += 12;
     struct store_version head;
     if (root >= ENG_ROOTS_MAX)
         goto damaged;
@@ -154,27 +309,19 @@ static enum eng_status replay_record(struct replay *replay, const struct log_rec
         return ENG_OK;
     if (store_head(eng->store, root, &head) && head.tag >= tag)
         goto damaged;
-    struct buffer *buffer;
-    struct hidden hidden = {0};
-    enum eng_status status = buffer_open(&buffer);
-    for (uint32_t i = 0; i < count && status == ENG_OK; i++)
-        if (!replay_entry(&p, end, buffer, &hidden, &status))
-            goto damaged_buffer;
-    if (status == ENG_OK && p != end)
-        goto damaged_buffer;
-    const struct buffer_entry *entries;
-    size_t entry_count;
+    struct eng_batch *batch;
     struct eng_summary summary;
-    if (status == ENG_OK)
-        status = buffer_freeze(buffer, &entries, &entry_count);
-    if (status == ENG_OK)
-        status = eng_merge(eng, root, NULL, &hidden, entries, entry_count, tag, NULL, true, &summary);
-    buffer_close(&buffer);
-    hidden_free(&hidden);
-    return status;
-damaged_buffer:
-    buffer_close(&buffer);
-    hidden_free(&hidden);
+    enum eng_status status = eng_batch_open(eng, root, NULL, &batch);
+    if (status != ENG_OK)
+        return status;
+    bool good = replay_pieces((struct piece){p, end}, batch, &status);
+    if (good && status == ENG_OK)
+        status = eng_batch_freeze(batch);
+    if (good && status == ENG_OK)
+        status = eng_merge(batch, tag, NULL, true, &summary);
+    eng_batch_close(&batch);
+    if (good)
+        return status;
 damaged:
     return eng_fail(ENG_DAMAGED, "log: record at offset %llu: not a batch", (unsigned long long)record->offset);
 }

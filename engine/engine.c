@@ -6,6 +6,7 @@
  * for the log; the next open replays what the last checkpoint does not hold.
  */
 #include "engine_internal.h"
+#include "subtree.h"
 
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -141,32 +142,44 @@ void eng_close(struct eng **out)
     *out = NULL;
 }
 
-enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct store_version *onto,
-                          const struct hidden *hidden, const struct buffer_entry *entries, size_t count, uint64_t tag,
-                          const struct eng_summary *expected, bool keep, struct eng_summary *summary)
+/* The outermost tree, when its subtrees are merged. */
+static enum eng_status merge_outermost(struct eng_batch *batch, struct merger *m, uint32_t *root,
+                                       struct eng_summary *summary)
 {
-    struct store_version head = {0};
-    if (onto)
-        head = *onto;
+    const struct layer *layer = batch->own;
+    enum eng_status status = subtrees_take_out(batch, m, root, summary);
+    for (size_t i = 0; i < layer->hidden.count && status == ENG_OK; i++)
+        status = merge_remove_range(m, *root, &layer->hidden.sorted[i], root, summary);
+    return status == ENG_OK ? merge_tree(m, *root, layer->entries, layer->count, root, summary) : status;
+}
+
+enum eng_status eng_merge(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
+                          struct eng_summary *summary)
+{
+    struct eng *eng = batch->eng;
+    struct store_version onto = {0};
+    if (batch->fork)
+        onto = batch->base->version;
     else
-        store_head(eng->store, root_index, &head);
+        store_head(eng->store, batch->root_index, &onto);
     uint64_t generation;
-    enum eng_status status = store_begin(eng->store, root_index, &generation);
+    enum eng_status status = store_begin(eng->store, batch->root_index, &generation);
     if (status != ENG_OK)
         return status;
     struct merger *m = &eng->merger;
     m->pool = eng->pool;
     merger_begin(m, store_arena(eng->store, 0));
     merge_pool_begin(eng->pool, m);
-    uint32_t root = head.root;
-    for (size_t i = 0; hidden && i < hidden->count && status == ENG_OK; i++)
-        status = merge_remove_range(m, root, &hidden->sorted[i], &root, summary);
+    uint32_t root = onto.root;
+    status = subtrees_merge(batch, m);
     if (status == ENG_OK)
-        status = merge_tree(m, root, entries, count, &root, summary);
+        status = merge_outermost(batch, m, &root, summary);
     if (status == ENG_OK && expected && memcmp(summary, expected, sizeof *summary) != 0)
         status = eng_fail(ENG_CONFLICT, "root: the result is not the one that was expected");
-    if (status == ENG_OK && keep)
+    if (status == ENG_OK && keep) {
+        subtrees_settle(batch, m, eng->pool);
         status = store_commit(eng->store, tag, root, summary);
+    }
     bool undone = status != ENG_OK || !keep;
     merger_end(m, undone);
     merge_pool_end(eng->pool, undone);

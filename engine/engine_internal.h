@@ -75,6 +75,18 @@ struct eng_batch {
     uint32_t nested_count;
     uint8_t *copy; /* of the last value read out of the tree */
     size_t copy_capacity;
+    struct subtrees *trees; /* of an outermost batch, and of all subtrees opened in it; NULL: none was */
+    /* of a subtree (subtree.c) */
+    struct eng_batch *outer;  /* NULL: this is the outermost batch */
+    struct eng_batch *parent; /* where it hangs, or hung last; NULL: nowhere */
+    const uint8_t *key;
+    uint32_t key_bytes;
+    uint32_t number;
+    struct origin *origin; /* NULL: a new tree */
+    uint64_t epoch;        /* of the last note for a rollback */
+    bool written;          /* it has a write buffer of its own */
+    bool put;              /* of a commit: it has a place */
+    uint32_t height;       /* at least: levels of subtrees, itself included */
 };
 
 /* The reader slot of this thread, entered; NULL: ENG_NO_READERS. */
@@ -95,6 +107,14 @@ static inline struct layer *batch_layer(const struct eng_batch *batch, uint32_t 
     return index ? batch->below[index - 1] : batch->own;
 }
 
+/* Layers: an empty write buffer; one that is no longer needed (under eng->batches). */
+enum eng_status layer_open(struct eng *eng, struct layer **layer);
+void layer_release(struct eng *eng, struct layer *layer);
+enum eng_status layer_freeze(struct eng *eng, struct layer *layer);
+
+/* A subtree of a snapshot as a snapshot; NULL: an empty tree. pinned: outlives the one it comes from. */
+enum eng_status snapshot_of_tree(struct eng_snapshot *snapshot, const struct tree_object *tree, bool pinned,
+                                 struct eng_snapshot **out);
 /* Another handle of the same version. */
 enum eng_status snapshot_again(struct eng_snapshot *snapshot, struct eng_snapshot **again);
 
@@ -140,10 +160,9 @@ enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t
 void eng_log_checkpoint(struct eng *eng);
 /* A checkpoint that holds the log up to end, durable when it returns (needs eng->commits). */
 enum eng_status eng_full_checkpoint(struct eng *eng, uint64_t end);
-/* onto: the root to merge into, NULL: the newest; hidden: ranges to remove before the entries are written, may be NULL.
- */
-enum eng_status eng_merge(struct eng *eng, uint32_t root_index, const struct store_version *onto,
-                          const struct hidden *hidden, const struct buffer_entry *entries, size_t count, uint64_t tag,
-                          const struct eng_summary *expected, bool keep, struct eng_summary *summary);
+/* Merges a frozen batch, its subtrees first, into the newest version (a fork: into its own base) in a generation that
+ * is published under tag, or undone: not kept, not what was expected (ENG_CONFLICT), failed. */
+enum eng_status eng_merge(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
+                          struct eng_summary *summary);
 
 #endif

@@ -343,6 +343,7 @@ enum eng_status store_commit(struct store *store, uint64_t tag, uint32_t root, c
     version.seen.root = root;
     version.seen.summary = *summary;
     version_append(store, store->open_lineage, &version);
+    bases_keep(store);
     reap_take(store);
     store->slot_arenas = 1; /* a merge that was not split leaves the others idle, and slots with them unused */
     for (uint32_t i = 1; i < store->arenas_count; i++)
@@ -359,6 +360,7 @@ enum eng_status store_commit(struct store *store, uint64_t tag, uint32_t root, c
 void store_abort(struct store *store)
 {
     assert(store->magic == STORE_MAGIC && store->open != 0);
+    bases_undo(store);
     generation_undo(store);
 }
 

@@ -21,6 +21,7 @@ void merger_free(struct merger *m)
 {
     digest_queue_free(&m->queue);
     bump_close(&m->scratch);
+    free(m->gone);
     free(m->touched);
 }
 
@@ -30,6 +31,9 @@ void merger_begin(struct merger *m, struct arena *arena)
     m->generation = arena_generation(arena);
     m->status = ENG_OK;
     m->touched_count = 0;
+    m->gone_count = 0;
+    m->floor = 0;
+    m->made = NULL;
     assert(!m->dropped);
 }
 
@@ -161,7 +165,23 @@ void merge_look_ahead(struct merger *m, size_t done)
 
 void merge_kill(struct merger *m, const struct object *object)
 {
-    store_kill(m->arena, object->id, object->generation);
+    if (object->generation > m->floor)
+        store_kill(m->arena, object->id, object->generation);
+}
+
+void merge_gone(struct merger *m, const struct object *object)
+{
+    if (object->generation <= m->floor)
+        return;
+    if (m->gone_count == m->gone_capacity) {
+        size_t want = m->gone_capacity ? 2 * m->gone_capacity : 64;
+        struct death *grown = realloc(m->gone, want * sizeof *grown);
+        if (!grown)
+            merge_fail(m, ENG_NO_MEMORY);
+        m->gone = grown;
+        m->gone_capacity = want;
+    }
+    m->gone[m->gone_count++] = (struct death){.born = object->generation, .id = object->id};
 }
 
 /* The cache of a node that is no more; freed at the end, since queued jobs may still write into it. */
@@ -215,7 +235,10 @@ struct set pending_operations(struct merger *m, size_t lo, size_t hi)
             continue;
         struct entry *e = &entries[set.count++];
         *e = (struct entry){.key = op->key, .key_bytes = op->key_bytes, .hash = op->hash, .dirty = true};
-        if (op->tag == ENG_AMOUNT || op->value_bytes <= DIGEST_VALUE_INLINE_MAX) {
+        if (op->tag == ENG_TREE) {
+            e->stored = m->made[read32(op->value)].stored;
+            e->form = FORM_MAKE(ENG_TREE, 1, STORED_TREE_BYTES);
+        } else if (op->tag == ENG_AMOUNT || op->value_bytes <= DIGEST_VALUE_INLINE_MAX) {
             e->stored = op->value;
             e->form = FORM_MAKE(op->tag, 0, op->value_bytes);
         } else if (op->value_bytes <= m->inline_bytes) {

@@ -10,6 +10,10 @@
  * Work is split over threads at the topmost node where the operations fall into several branches (merge_split.c): each
  * thread has a merger of its own (arena, digest queue, scratch, path), results meet in the common parent.
  *
+ * Subtrees (subtree_commit.c) are merged before the tree they hang in, one after the other in the same generation; an
+ * operation that puts one names it by its number in `made`. What lies at or below `floor` belongs to a base and is not
+ * killed; subtrees that lost their place are listed, for only the caller knows whether they have another.
+ *
  * Ways to fail: space, ids, memory, a damaged node. Any of them unwinds with longjmp to the start of the thread's part;
  * everything made so far lies in arenas that store_abort empties, scratch, and caches on the touched list.
  */
@@ -23,6 +27,7 @@
 #include "digest_cache.h"
 #include "digest_queue.h"
 #include "hidden.h"
+#include "arena.h"
 #include "node.h"
 #include "store.h"
 
@@ -64,6 +69,11 @@ struct branch {
     bool dirty;
 };
 
+/* A subtree that was merged: what its place in a leaf holds. */
+struct made {
+    uint8_t stored[STORED_TREE_BYTES];
+};
+
 struct merge_pool;
 struct merge_group;
 
@@ -90,6 +100,10 @@ struct merger {
     char error[256];
     jmp_buf unwind;
     uint64_t generation;
+    uint64_t floor;          /* of the tree at hand: older objects are its base's */
+    const struct made *made; /* by the number of a subtree */
+    struct death *gone;      /* tree objects that lost their place */
+    size_t gone_count, gone_capacity;
     uint8_t path[ENG_KEY_BYTES_MAX + 16]; /* key bytes above the node at hand */
 };
 
@@ -153,6 +167,8 @@ void merge_look_ahead(struct merger *m, size_t done);
 void merge_ahead_begin(struct merger *m, uint32_t root, size_t from, size_t end);
 struct node *merge_read(struct merger *m, uint32_t id);
 void merge_kill(struct merger *m, const struct object *object);
+/* A tree object lost its place. */
+void merge_gone(struct merger *m, const struct object *object);
 void cache_drop(struct merger *m, uint32_t id);
 void cache_move(struct merger *m, uint32_t from, uint32_t to);
 
@@ -192,6 +208,8 @@ void merge_pool_end(struct merge_pool *pool, bool undone);
 #define MERGE_SPLIT_OPERATIONS 96u /* below this a merge is done by one thread */
 /* True if the groups were shared out and are done. */
 bool merge_split(struct merger *m, struct merge_group *groups, size_t count, unsigned depth);
+/* Calls each with every merger of the helpers. */
+void merge_pool_each(struct merge_pool *pool, void (*each)(void *context, struct merger *m), void *context);
 uint64_t merge_pool_digests(const struct merge_pool *pool);
 void merge_groups(struct merger *m, struct merge_group *groups, size_t count, unsigned depth);
 

@@ -138,11 +138,16 @@ uint32_t build_leaf(struct merger *m, const struct entry *entries, size_t count,
     return id;
 }
 
-/* The value object an entry names goes with the entry. */
+/* The value object an entry names goes with the entry; a subtree has lost its place. */
 static void kill_outside(struct merger *m, const struct leaf_entry *e)
 {
-    if (FORM_OUTSIDE(e->form))
-        merge_kill(m, &merge_read(m, read32(e->stored))->object);
+    if (!FORM_OUTSIDE(e->form))
+        return;
+    const struct object *object = &merge_read(m, read32(e->stored))->object;
+    if (FORM_TAG(e->form) == ENG_TREE)
+        merge_gone(m, object);
+    else
+        merge_kill(m, object);
 }
 
 /* Entry index of a leaf, with its whole key in scratch. */
@@ -218,8 +223,8 @@ static bool patch_plan(const struct merger *m, const struct leaf *leaf, unsigned
     p->more_weight = 0;
     for (unsigned i = 0; i < p->count; i++) {
         const operation *op = &m->ops[lo + i];
-        if (op->kind != BUFFER_PUT || op->value_bytes > DIGEST_VALUE_INLINE_MAX || op->key_bytes < common ||
-            memcmp(op->key + depth, leaf_prefix(leaf), leaf->prefix_bytes) != 0)
+        if (op->kind != BUFFER_PUT || op->value_bytes > DIGEST_VALUE_INLINE_MAX || op->tag == ENG_TREE ||
+            op->key_bytes < common || memcmp(op->key + depth, leaf_prefix(leaf), leaf->prefix_bytes) != 0)
             return false;
         int found = leaf_find(leaf, op->key + common, op->key_bytes - common, op->hash);
         p->insert[i] = found < 0;

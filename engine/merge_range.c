@@ -43,7 +43,8 @@ static struct set whole(struct merger *m, struct node *node)
 static struct set drop(struct merger *m, struct node *node)
 {
     cache_drop(m, node->object.id);
-    store_kill_below(m->arena, node->object.id, node->object.generation);
+    if (node->object.generation > m->floor)
+        store_kill_below(m->arena, node->object.id, node->object.generation, m->floor);
     return (struct set){.kind = SET_EMPTY};
 }
 

@@ -157,6 +157,12 @@ void merge_pool_end(struct merge_pool *pool, bool undone)
         merger_end(&pool->helper[i].merger, undone);
 }
 
+void merge_pool_each(struct merge_pool *pool, void (*each)(void *context, struct merger *m), void *context)
+{
+    for (uint32_t i = 0; pool && i < pool->helpers; i++)
+        each(context, &pool->helper[i].merger);
+}
+
 uint64_t merge_pool_digests(const struct merge_pool *pool)
 {
     uint64_t digests = 0;
@@ -198,6 +204,8 @@ bool merge_split(struct merger *m, struct merge_group *groups, size_t count, uns
         helper->count = from[p + 1] - from[p];
         helper->depth = depth;
         helper->merger.ops = m->ops;
+        helper->merger.floor = m->floor;
+        helper->merger.made = m->made;
         merge_ahead_begin(&helper->merger, m->root, groups[from[p]].lo, groups[from[p + 1] - 1].hi);
         memcpy(helper->merger.path, m->path, depth);
         bump_sequence(pool, &pool->wake, &helper->asked);

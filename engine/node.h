@@ -9,6 +9,7 @@
  *   inner  96  u16 branches | u16 depth | u16 prefix bytes | u8 own | u8 0 | u32 bytes | u32 0
  *         112  u8 start[branches] | u8 log2[branches] | (to 4) | u32 child[branches] | prefix
  *   value  24  u64 bytes | the bytes
+ *   tree   24  u32 root | u32 base | u64 since | summary (64) | u32 height | u32 0
  *
  * depth is the number of key bytes above the node; its prefix follows them, and a leaf's suffixes follow its prefix. A
  * child hangs at its parent's depth + prefix, so the byte that chose it is the first of its own prefix (or of its
@@ -19,9 +20,10 @@
  * prefix it gives the weight of DESIGN 3.3 of any set without looking at its keys (weight - count * common).
  *
  * stored: bytes up to 64: the value; up to the store's inline limit: its digest (32), then the value; above: u32 id of
- * the value object, u32 bytes, digest (40). Amounts: 16 bytes. hash: low byte of XXH3 over the whole key. bit[i]: first
- * key bit in which entries i and i+1 differ; the entries are a Cartesian tree over them, whose inner nodes are exactly
- * the logical trie's. cache[i]: digest of the inner node of the logical trie that parts entry i from entry i+1.
+ * the value object, u32 bytes, digest (40). Amounts: 16 bytes. A subtree: u32 id of the tree object, u32 64, its
+ * summary (72, marked outside). hash: low byte of XXH3 over the whole key. bit[i]: first key bit in which entries i and
+ * i+1 differ; the entries are a Cartesian tree over them, whose inner nodes are exactly the logical trie's. cache[i]:
+ * digest of the inner node of the logical trie that parts entry i from entry i+1.
  */
 #ifndef ENGINE_NODE_H
 #define ENGINE_NODE_H
@@ -70,7 +72,20 @@ struct value_object {
 };
 _Static_assert(sizeof(struct value_object) == 32, "on disk");
 
+/* A subtree as a value. A new one is made whenever it changes. */
+struct tree_object {
+    struct object object;
+    uint32_t root;  /* node, 0: empty */
+    uint32_t base;  /* what it shares with clones (store.h), 0: nothing */
+    uint64_t since; /* the generation in which it got the base */
+    struct eng_summary summary;
+    uint32_t height; /* at least: levels of subtrees inside, itself included */
+    uint32_t zero;
+};
+_Static_assert(sizeof(struct tree_object) == 112, "on disk");
+
 #define STORED_OUTSIDE_BYTES 40u
+#define STORED_TREE_BYTES 72u
 #define FORM_TAG(f) ((enum eng_tag)((f)&3u))
 #define FORM_OUTSIDE(f) ((f) >> 2 & 1u)
 #define FORM_BYTES(f) ((uint32_t)(f) >> 3)

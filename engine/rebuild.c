@@ -20,6 +20,9 @@
  *   The caller replays its log, if it has one, and makes a checkpoint. Not before, or a start after a crash in between
  *   would replay what follows a lost version onto the one before it.
  *
+ * A root with clones of subtrees keeps its newest version alone: what older ones share through bases cannot be told
+ * from the objects. Who holds which base is counted anew, by walking that version and the bases it needs.
+ *
  * What waits to be freed lazily (reap.c) is kept where all of it can be read; where not, it counts as part of the
  * versions that see it and is freed with them.
  *
@@ -54,7 +57,7 @@ static bool plausible(const struct store *store, const struct object *object, ui
 {
     uint64_t newest = store->root.generation ? store->root.generation : UINT64_MAX;
     return object->checksum != 0 && object->units != 0 && object->units <= units_left && object->type != OBJECT_NONE &&
-           object->type <= OBJECT_LIST && object->id != 0 && object->id < store->control.next &&
+           object->type <= OBJECT_TREE && object->id != 0 && object->id < store->control.next &&
            object->generation <= newest && (size_t)object->units * UNIT_BYTES >= sizeof *object;
 }
 
@@ -133,6 +136,7 @@ struct walk {
     size_t count, capacity;
     struct death *fresh; /* seen for the first time */
     size_t fresh_count, fresh_capacity;
+    uint64_t *bases;        /* holders in the catalog: not 0, it is there */
     enum eng_status status; /* ENG_DAMAGED: something that is named is not there */
 };
 
@@ -193,14 +197,17 @@ static void walk_from(struct walk *walk, uint32_t id)
     walk->count = 0;
 }
 
-/* Pending falls stay if all of them can be read. */
+/* Pending falls stay if all of them can be read; those of roots with bases are counted anew. */
 static enum eng_status keep_falls(struct walk *walk)
 {
     struct reaper *reaper = &walk->store->reaper;
     size_t kept = 0;
     assert(reaper->due_count == 0); /* a start puts all into waiting */
+    reaper->releases_count = 0;     /* only of such roots */
     for (size_t i = 0; i < reaper->waiting_count; i++) {
         size_t before = walk->fresh_count;
+        if (store_has_bases(walk->store, reaper->waiting[i].lineage))
+            continue;
         walk_from(walk, reaper->waiting[i].id);
         if (walk->status == ENG_OK) {
             reaper->waiting[kept++] = reaper->waiting[i];
@@ -216,6 +223,56 @@ static enum eng_status keep_falls(struct walk *walk)
     }
     reaper->waiting_count = kept;
     return ENG_OK;
+}
+
+/* To be held anew. */
+static void bases_unhold(struct walk *walk)
+{
+    struct bases *bases = &walk->store->bases;
+    for (size_t i = 0; i < bases->count; i++) {
+        walk->bases[i] = bases->table[i].holders;
+        bases->table[i].holders = 0;
+    }
+}
+
+static bool had_bases(const struct walk *walk, uint32_t lineage)
+{
+    const struct bases *bases = &walk->store->bases;
+    for (size_t i = 0; i < bases->count; i++)
+        if (walk->bases[i] && bases->table[i].lineage == lineage)
+            return true;
+    return false;
+}
+
+static void bases_recount(struct store *store)
+{
+    store->bases.live = 0;
+    for (size_t i = 0; i < store->bases.count; i++)
+        store->bases.live += store->bases.table[i].holders != 0;
+}
+
+/* The subtrees among what was seen since hold their bases; a base that is held for the first time is walked too. */
+static enum eng_status hold_bases(struct walk *walk, size_t from)
+{
+    struct bases *bases = &walk->store->bases;
+    for (; from < walk->fresh_count && walk->status == ENG_OK; from++) {
+        const struct object *object = store_object(walk->store, walk->fresh[from].id);
+        uint32_t base = 0;
+        uint64_t since;
+        if (object->type == OBJECT_TREE)
+            walk->store->shape.tree(object, &base, &since);
+        for (bool first = true; base && first && walk->status == ENG_OK;) {
+            if (base > bases->count || !walk->bases[base - 1])
+                return eng_fail(ENG_DAMAGED, "%s: object %u: names base %u, which is not in the catalog",
+                                disk_file_path(walk->store->segments.file), walk->fresh[from].id, base);
+            struct base *b = &bases->table[base - 1];
+            first = b->holders++ == 0;
+            if (first)
+                walk_from(walk, b->root);
+            base = b->before; /* which it holds in its turn */
+        }
+    }
+    return walk->status;
 }
 
 /* Leaves the good versions of a lineage, as if they were all there ever was. Their lists are gone. */
@@ -262,6 +319,8 @@ static enum eng_status walk_versions(struct walk *walk, struct span *spans, size
             struct version *version = &line->versions[line->first + i];
             size_t from = walk->fresh_count;
             walk_from(walk, version->seen.root);
+            if (walk->status == ENG_OK && had_bases(walk, lineage))
+                walk->status = hold_bases(walk, from);
             if (walk->status != ENG_OK)
                 return walk->status;
             if (i + 1 < line->count && walk->fresh_count > from)
@@ -313,9 +372,10 @@ enum eng_status store_rebuilt(struct store *store,
     }
     atomic_store_explicit(&store->versions.releasable, 0, memory_order_relaxed);
     struct walk walk = {.store = store, .seen = calloc(store->control.next / 8 + 1, 1)};
+    walk.bases = calloc(store->bases.count + 1, sizeof *walk.bases);
     struct span *spans = calloc(versions + 1, sizeof *spans);
     enum eng_status status = ENG_OK;
-    if (!walk.seen || !spans)
+    if (!walk.seen || !walk.bases || !spans)
         status = eng_fail(ENG_NO_MEMORY, "%s: rebuild: out of memory", store->dir);
     if (status == ENG_OK) {
         struct reader *reader = &store->readers.slots[READER_WRITER];
@@ -323,7 +383,11 @@ enum eng_status store_rebuilt(struct store *store,
         reader_enter(reader);
         status = keep_falls(&walk);
         if (status == ENG_OK)
+            bases_unhold(&walk);
+        if (status == ENG_OK)
             status = walk_versions(&walk, spans, &spans_count);
+        if (status == ENG_OK)
+            bases_recount(store);
         if (status == ENG_OK)
             free_unseen(store, &walk);
         reader_leave(reader);
@@ -332,6 +396,7 @@ enum eng_status store_rebuilt(struct store *store,
     if (status == ENG_OK)
         status = make_lists(store, &walk, spans, spans_count);
     free(walk.seen);
+    free(walk.bases);
     free(walk.stack);
     free(walk.fresh);
     free(spans);

@@ -89,6 +89,22 @@ enum eng_status snapshot_again(struct eng_snapshot *snapshot, struct eng_snapsho
     return ENG_OK;
 }
 
+enum eng_status snapshot_of_tree(struct eng_snapshot *snapshot, const struct tree_object *tree, bool pinned,
+                                 struct eng_snapshot **out)
+{
+    struct eng_snapshot *copy = malloc(sizeof *copy);
+    if (!copy)
+        return eng_fail(ENG_NO_MEMORY, "snapshot: out of memory");
+    *copy = *snapshot;
+    copy->pinned = snapshot->pinned && pinned;
+    if (copy->pinned)
+        store_pin_again(copy->eng->store, copy->root_index, copy->version.tag);
+    copy->version.root = tree ? tree->root : 0;
+    copy->version.summary = tree ? tree->summary : (struct eng_summary){0};
+    *out = copy;
+    return ENG_OK;
+}
+
 void eng_snapshot_close(struct eng_snapshot **snapshot)
 {
     struct eng_snapshot *s = *snapshot;

@@ -53,6 +53,7 @@ static void store_release(struct store *store)
     arena_free(&store->compactor.arena);
     versions_close(store);
     reap_close(store);
+    bases_close(store);
     checkpoint_close(store);
     control_close(store);
     segments_close(store);

@@ -41,6 +41,7 @@ enum object_type {
     OBJECT_INNER = 2,
     OBJECT_VALUE = 3,
     OBJECT_LIST = 4,
+    OBJECT_TREE = 5, /* a subtree as a value */
 };
 
 /* The first 24 bytes of every object. */
@@ -80,8 +81,11 @@ struct store_options {
 
 /* What the store must know of nodes, told by the tree. */
 struct store_shape {
-    /* Calls each for every id an object names: children of nodes, values of leaves. */
+    /* Calls each for every id an object names: children of nodes, values and subtrees of leaves, the root of a
+     * subtree. */
     void (*below)(const struct object *object, void (*each)(void *context, uint32_t id), void *context);
+    /* Of an OBJECT_TREE: its base (0: none) and since when it has one. */
+    void (*tree)(const struct object *object, uint32_t *base, uint64_t *since);
     /* An id is about to be freed by store_reap: caches keyed by it must go. */
     void (*forget)(void *context, uint32_t id);
     void *context;
@@ -186,15 +190,38 @@ enum eng_status arena_status(const struct arena *arena);
  * the death list. Its bytes stay readable until the generation is closed. */
 void store_kill(struct arena *arena, uint32_t id, uint64_t born);
 
-/* The same for a node and everything below it: O(1) here, freed lazily, each object as soon as no kept version can see
- * it. */
-void store_kill_below(struct arena *arena, uint32_t id, uint64_t born);
+/* The same for a node, or an OBJECT_TREE, and everything below it that was born after a floor (that of its base, see
+ * below; 0: everything): O(1) here, freed lazily, each object as soon as no kept version can see it. A tree object's
+ * hold on its base goes with it. */
+void store_kill_below(struct arena *arena, uint32_t id, uint64_t born, uint64_t floor);
 
-/* Frees up to max objects that store_kill_below left behind and nobody can see; *left (may be NULL): some are due
- * still. Between generations, by the thread that commits (store_commit and store_drop do some by themselves). */
+/* ---- bases: what clones share ------------------------------------------------------------------------------------
+ *
+ * A base owns the nodes below its root that were born after the floor of the base before it and up to its own floor. A
+ * subtree that has a base owns only what was born after that floor, and its merges kill nothing older. A base counts
+ * its holders: subtrees, and bases made on top of it. When the last is gone, and every version that could see it, what
+ * the base owns is freed lazily and its hold on the base before it is given back.
+ *
+ * Changes are made by the committing thread in an open generation and undone by store_abort. */
+
+/* A new base, without holders yet; before: 0 or the base of the subtree it is made of, whose hold since `since` passes
+ * to the new one. Its floor is the newest closed generation. ENG_NO_MEMORY. */
+ENG_MUST_CHECK enum eng_status store_base_make(struct store *store, uint32_t root, uint32_t before, uint64_t since,
+                                               uint32_t *base);
+ENG_MUST_CHECK enum eng_status store_base_hold(struct store *store, uint32_t base);
+/* Does this lineage have any? */
+bool store_has_bases(const struct store *store, uint32_t lineage);
+/* 0 for base 0. */
+uint64_t store_base_floor(const struct store *store, uint32_t base);
+/* Its only holder takes back what it owns, and what it holds: *root is what it was made of, *before the base before it,
+ * held since *since. False: there are other holders; nothing changed. */
+bool store_base_dissolve(struct store *store, uint32_t base, uint32_t *root, uint32_t *before, uint64_t *since);
+
+/* Frees up to max objects that store_kill_below and bases left behind and nobody can see; *left (may be NULL): some are
+ * due still. Between generations, by the thread that commits (store_commit and store_drop do some by themselves). */
 ENG_MUST_CHECK enum eng_status store_reap(struct store *store, uint64_t max, bool *left);
-/* Walks all versions, death lists and pending falls and counts ids that are live and belong to nobody, or are named and
- * not live. Nothing open for writing. ENG_DAMAGED, ENG_NO_MEMORY; needs a shape. */
+/* Walks all versions, death lists, bases and pending falls and counts ids that are live and belong to nobody, or are
+ * named and not live. Nothing open for writing. ENG_DAMAGED, ENG_NO_MEMORY; needs a shape. */
 ENG_MUST_CHECK enum eng_status store_audit(struct store *store, uint64_t *leaked, uint64_t *missing);
 
 /* Makes death-list objects, appends the version {generation, tag, root, summary} to the lineage, leaves the epoch. The

@@ -304,10 +304,12 @@ static enum eng_status check_catalog(struct check *check, bool deep)
          at += sizeof(struct catalog_entry)) {
         struct catalog_entry entry;
         memcpy(&entry, bytes + at, sizeof entry);
+        if (entry.kind == CATALOG_RELEASE) /* its root is the number of a base */
+            continue;
         if (entry.lineage >= ENG_ROOTS_MAX || entry.root >= check->root.ids_next ||
             (entry.root && !check->words[entry.root]))
             fault(check, "%s: entry at offset %zu: root object %u is not live", path, at, entry.root);
-        if (deep)
+        if (deep && entry.kind <= CATALOG_DROPPED)
             status = check_list(check, entry.list);
     }
     free(bytes);

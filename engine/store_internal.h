@@ -6,6 +6,7 @@
  *   arenas      allocation               generation.c
  *   versions    what is kept             version.c, deathlist.c, catalog.c
  *   reaper      freeing lazily           reap.c
+ *   bases       what clones share        base.c
  *   readers     epochs                   reader.c
  *   checkpoint  what is durable          checkpoint.c, rootslot.c, journal.c, recovery.c
  *   compactor   moving                   compact.c, maintenance.c
@@ -20,6 +21,7 @@
 #include <pthread.h>
 
 #include "arena.h"
+#include "base.h"
 #include "checkpoint.h"
 #include "control.h"
 #include "reader.h"
@@ -48,6 +50,7 @@ struct store {
     struct checkpoint checkpoint;
     struct compactor compactor;
     struct reaper reaper;
+    struct bases bases;
     struct store_shape shape; /* below NULL: none */
     pthread_mutex_t maintenance;
     _Atomic uint32_t maintenance_wanted; /* threads that wait for it: the compactor stands back */

@@ -169,7 +169,7 @@ enum eng_status eng_transaction_commit(struct eng_batch *batch, uint64_t *tag, s
 
 enum eng_status eng_nested_begin(struct eng_batch *batch)
 {
-    assert(batch->magic == BATCH_MAGIC && !batch->frozen);
+    assert(batch->magic == BATCH_MAGIC && !batch->frozen && !batch->outer);
     if (batch->nested_count == ENG_NESTED_MAX)
         return eng_fail(ENG_TOO_LARGE, "transaction: more than %u nested in each other (ENG_NESTED_MAX)",
                         ENG_NESTED_MAX);

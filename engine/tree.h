@@ -26,6 +26,9 @@ ENG_MUST_CHECK enum eng_status tree_get_many(struct store *store, uint32_t root,
 /* The value as the API shows it (bytes point into the store). */
 ENG_MUST_CHECK enum eng_status tree_value_read(struct store *store, const struct tree_value *stored,
                                                struct eng_value *value, const uint8_t **digest);
+/* The subtree at a key: a copy of its object. ENG_NOT_FOUND; ENG_TYPE: another value. */
+ENG_MUST_CHECK enum eng_status tree_object_get(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes,
+                                               struct tree_object *tree);
 /* Same tag and bytes? By the stored form: an outside value is told by its digest. */
 static inline bool tree_value_same(const struct tree_value *a, const struct tree_value *b)
 {

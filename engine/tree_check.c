@@ -19,6 +19,7 @@ struct checker {
     void (*report)(void *context, const char *line);
     void *context;
     uint64_t faults;
+    uint32_t level;         /* of subtrees */
     enum eng_status failed; /* not everything was looked at, which says nothing about the tree */
 };
 
@@ -58,6 +59,41 @@ static bool light(const struct checker *c, uint64_t count, uint64_t weight, size
     return count == 1 || weight - count * common <= c->leaf_bytes;
 }
 
+static struct finding check_node(struct checker *c, uint32_t id, uint8_t *path, unsigned depth);
+
+/* A subtree: its object says what its place says, and its contents do too. */
+static bool check_tree(struct checker *c, uint32_t id, unsigned index, const struct leaf_entry *e)
+{
+    static const struct eng_summary empty;
+    if (FORM_BYTES(e->form) != STORED_TREE_BYTES || !FORM_OUTSIDE(e->form) || read32(e->stored + 4) != sizeof empty) {
+        fault(c, id, "entry %u: impossible form %u", index, e->form);
+        return false;
+    }
+    const struct tree_object *tree = (const struct tree_object *)store_object(c->store, read32(e->stored));
+    if (!tree) {
+        fault(c, id, "entry %u: %s", index, eng_error());
+        return false;
+    }
+    if (tree->object.type != OBJECT_TREE || memcmp(&tree->summary, e->stored + 8, sizeof empty) != 0) {
+        fault(c, id, "entry %u: its subtree is another", index);
+        return false;
+    }
+    if (c->level == ENG_TREE_DEPTH_MAX) {
+        fault(c, id, "entry %u: subtrees more than %u deep", index, ENG_TREE_DEPTH_MAX);
+        return false;
+    }
+    uint8_t path[ENG_KEY_BYTES_MAX + 16];
+    c->level++;
+    bool good = !tree->root || check_node(c, tree->root, path, 0).good;
+    c->level--;
+    const struct node *top = tree->root && good ? store_node(c->store, tree->root) : NULL;
+    if (good && memcmp(top ? &top->summary : &empty, &tree->summary, sizeof empty) != 0) {
+        fault(c, id, "entry %u: the summary of its subtree is wrong", index);
+        return false;
+    }
+    return good;
+}
+
 /* Does the value's stored digest, and the object outside, say what they should? */
 static bool check_value(struct checker *c, uint32_t id, unsigned index, const struct leaf_entry *e)
 {
@@ -65,6 +101,8 @@ static bool check_value(struct checker *c, uint32_t id, unsigned index, const st
     struct eng_value value;
     const uint8_t *digest;
     uint32_t bytes = FORM_BYTES(e->form);
+    if (FORM_TAG(e->form) == ENG_TREE)
+        return check_tree(c, id, index, e);
     if (FORM_TAG(e->form) > ENG_AMOUNT || (FORM_TAG(e->form) == ENG_AMOUNT && bytes != 16) ||
         (FORM_OUTSIDE(e->form) && bytes != STORED_OUTSIDE_BYTES)) {
         fault(c, id, "entry %u: impossible form %u", index, e->form);
@@ -193,8 +231,6 @@ static struct finding check_leaf(struct checker *c, const struct leaf *leaf, uin
     found.good = good;
     return found;
 }
-
-static struct finding check_node(struct checker *c, uint32_t id, uint8_t *path, unsigned depth);
 
 /* Branches in order, aligned, apart; each leaf branch as wide as it can be. */
 static void check_branches(struct checker *c, const struct inner *inner, const struct finding *children)

@@ -166,6 +166,43 @@ ENG_MUST_CHECK enum eng_status eng_dry_commit(struct eng_batch *batch, struct en
 /* Reserves the disk space a merge of this many keys and value bytes can need; ENG_FULL, ENG_NO_IDS. */
 ENG_MUST_CHECK enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t value_bytes);
 
+/* ---- subtrees ----------------------------------------------------------------------------------------------------
+ *
+ * A value may be a tree: a state of its own, whose summary is what its parent's digest covers. A tree opened in a batch
+ * is itself a struct eng_batch: get, put, remove, ranges, cursors and further trees work in it. It is committed with
+ * the batch it was opened in, sees and is seen through it at once, and lives as long as that one (eng_batch_close of a
+ * tree gives back nothing). freeze, commit, mark, rollback and nested transactions are for the outermost batch and
+ * cover its trees; one that was made or taken after a mark is void after a rollback to it, one that hangs in a
+ * committed tree is as it was.
+ *
+ * Each call is O(1) but for cloning what is not committed, O(that). A tree that is removed, replaced or never put
+ * anywhere is freed lazily, when no kept version sees it. A clone and its original share what they have in common until
+ * one of them is the last: then, when it is next committed, it gives back what the other had alone.
+ *
+ * A tree hangs in one place, so there are no cycles: putting one into itself is ENG_INVALID, and so is putting one that
+ * hangs. At most ENG_TREE_DEPTH_MAX deep (ENG_TOO_LARGE). In a batch with an uncommitted parent these are ENG_BUSY.
+ * eng_batch_get of such a key gives ENG_TREE and the 64-byte summary as of the last commit. A commit whose trees were
+ * changed by another commit since the batch was opened is ENG_CONFLICT. Other errors: ENG_NO_MEMORY, ENG_NO_READERS,
+ * ENG_DAMAGED. Method: Merkle trees of trees with lineages that share nodes by generation (engine/base.c). */
+
+/* The tree at a key. create: an empty one is put there if the key is absent. ENG_NOT_FOUND; ENG_TYPE: another value. */
+ENG_MUST_CHECK enum eng_status eng_batch_tree(struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
+                                              bool create, struct eng_batch **tree);
+/* A temporary tree, empty, nowhere yet; gone with the batch if it is never put. */
+ENG_MUST_CHECK enum eng_status eng_batch_tree_new(struct eng_batch *batch, struct eng_batch **tree);
+/* Takes the tree out of a key, which is removed: temporary until it is put. Move is take and put. */
+ENG_MUST_CHECK enum eng_status eng_batch_tree_take(struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
+                                                   struct eng_batch **tree);
+/* Puts a temporary tree of the same outermost batch at a key, in place of what was there. */
+ENG_MUST_CHECK enum eng_status eng_batch_tree_put(struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
+                                                  struct eng_batch *tree);
+/* A temporary tree with the present contents of another; both change independently from here on. */
+ENG_MUST_CHECK enum eng_status eng_batch_tree_clone(struct eng_batch *tree, struct eng_batch **clone);
+/* The tree at a key of a snapshot, as a snapshot of its own (eng_snapshot_close; outlives the one it came from).
+ * ENG_NOT_FOUND, ENG_TYPE. */
+ENG_MUST_CHECK enum eng_status eng_snapshot_tree(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes,
+                                                 struct eng_snapshot **tree);
+
 /* ---- transactions ------------------------------------------------------------------------------------------------
  *
  * A batch opened here is a transaction by itself, of any thread, beside others on the same root: what it reads is the

@@ -5,6 +5,7 @@
 #define ENG_KEY_BYTES_MAX 1024u         /* keys have 1 to 1,024 bytes, any values */
 #define ENG_VALUE_BYTES_MAX (16u << 20) /* values have 0 to 16 MiB */
 #define ENG_ROOTS_MAX 512u              /* named top-level roots of a store */
+#define ENG_TREE_DEPTH_MAX 32u          /* subtrees within subtrees */
 #define ENG_NESTED_MAX 64u              /* transactions within transactions */
 #define ENG_READS_MAX 65536u            /* separate ranges a serializable transaction remembers */
 #define ENG_READERS_MAX 256u            /* threads that may read at the same time */

@@ -827,8 +827,8 @@ int main(void)
     tcase_add_test(tests, what_would_be_no_tree_is_refused);
     tcase_add_test(tests, another_commit_meanwhile_is_a_conflict);
     tcase_add_test(tests, clones_share_and_give_back);
-    tcase_add_loop_test(tests, random_histories, 0, 200);
-    tcase_add_loop_test(tests, random_histories_from_the_log, 0, 60);
+    tcase_add_loop_test(tests, random_histories, 0, 120);
+    tcase_add_loop_test(tests, random_histories_from_the_log, 0, 40);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -64,6 +64,16 @@ static struct eng_batch *changes(struct eng *eng, unsigned count)
                         : eng_batch_remove(batch, (uint8_t *)key, bytes)) == ENG_OK,
              "change");
     }
+    struct eng_batch *tree, *copy;
+    need(eng_batch_tree(batch, (const uint8_t *)"tree", 4, true, &tree) == ENG_OK, "tree");
+    for (unsigned i = 0; i < count / 4; i++) {
+        uint8_t key[2] = {(uint8_t)rnd(), (uint8_t)(rnd() % 4)};
+        need(eng_batch_put(tree, key, 2, (struct eng_value){ENG_BYTES, value, rnd() % sizeof value}) == ENG_OK,
+             "change");
+    }
+    need(eng_batch_tree_clone(tree, &copy) == ENG_OK, "clone");
+    need(eng_batch_tree_put(batch, (const uint8_t *)(rnd() % 2 ? "copy" : "kopy"), 4, copy) == ENG_OK, "put");
+    need(eng_batch_put(copy, (const uint8_t *)"x", 1, (struct eng_value){ENG_BYTES, value, 1}) == ENG_OK, "change");
     need(eng_batch_freeze(batch) == ENG_OK, "freeze");
     return batch;
 }
@@ -111,6 +121,10 @@ static bool trial(long n, uint32_t threads, bool same)
         need(tree_check(eng->store, head.root, eng->leaf_bytes, eng->inline_bytes, report, NULL) == ENG_OK,
              "the tree after a failed commit");
         reader_leave(reader);
+        uint64_t leaked, missing;
+        need(store_reap(eng->store, UINT64_MAX, NULL) == ENG_OK && store_audit(eng->store, &leaked, &missing) == ENG_OK,
+             "audit");
+        need(leaked == 0 && missing == 0, "objects or holds without an owner after a failed commit");
     }
     eng_batch_close(&batch);
     eng_close(&eng);

@@ -141,6 +141,30 @@ static enum eng_status run_open(struct run *run, enum eng_recovery recovery)
     return eng_open(&options, &run->eng);
 }
 
+/* Subtrees: written, cloned (root 0: a rebuild keeps one version of such a root), moved, removed as a range. */
+static enum eng_status fill_trees(struct eng_batch *batch, uint32_t root, uint64_t tag)
+{
+    struct eng_batch *tree, *copy;
+    uint8_t value[90];
+    memset(value, (int)tag, sizeof value);
+    TRY(eng_batch_tree(batch, (const uint8_t *)"tree", 4, true, &tree));
+    for (unsigned i = 0; i < 12; i++) {
+        uint8_t key[2] = {(uint8_t)('a' + i), (uint8_t)(tag % 3)};
+        TRY(eng_batch_put(tree, key, 2, (struct eng_value){ENG_BYTES, value, 7u * i}));
+    }
+    if (tag % 2)
+        TRY(eng_batch_remove_range(tree, (const uint8_t *)"c", 1, (const uint8_t *)"f", 1));
+    if (root != 0)
+        return ENG_OK;
+    TRY(eng_batch_tree_clone(tree, &copy));
+    TRY(eng_batch_put(copy, (const uint8_t *)"mine", 4, (struct eng_value){ENG_BYTES, value, 3}));
+    TRY(eng_batch_tree_put(batch, (const uint8_t *)(tag % 3 ? "copy/1" : "copy/2"), 6, copy));
+    enum eng_status status = eng_batch_tree_take(batch, (const uint8_t *)"copy/1", 6, &copy);
+    if (status == ENG_OK && tag % 2 == 0)
+        status = eng_batch_tree_put(tree, (const uint8_t *)"inner", 5, copy);
+    return status == ENG_NOT_FOUND ? ENG_OK : status;
+}
+
 static enum eng_status fill(struct run *run, struct eng_batch *batch, uint32_t root, uint64_t tag)
 {
     static uint8_t value[1 << 16];
@@ -152,6 +176,7 @@ static enum eng_status fill(struct run *run, struct eng_batch *batch, uint32_t r
         size_t size = i == 5 ? run->large : n % 7 == 0 ? 300 : n;
         TRY(eng_batch_put(batch, (uint8_t *)key, bytes, (struct eng_value){ENG_BYTES, value, size}));
     }
+    TRY(fill_trees(batch, root, tag));
     TRY(eng_nested_begin(batch));
     enum eng_status status =
         eng_batch_put(batch, (const uint8_t *)"nested", 6, (struct eng_value){ENG_BYTES, value, 9});

@@ -8,7 +8,7 @@
 
 /* nng 1.5 loses a receive or a send if its connection closes at the moment between the two parts of a message: then the
  * thread that frees connections waits for ever, and with it nng_close. So it is called in a thread of its own, and
- * given up after some seconds. False: given up (or no thread could be made); callbacks may still come, so what they
+ * given up after some seconds. False: given up; callbacks may still come, so what they
  * look at must stay. Blocks for at most that long. */
 bool socket_close(nng_socket socket);
 

@@ -44,6 +44,7 @@
 #define FOLLOWER_BACKOFF_MS_MAX 5000
 #define FOLLOWER_STOPPING_MS 1000 /* nothing is to arrive at a source that closes */
 #define FOLLOWER_SEND_MS 5000
+#define FOLLOWER_DRAIN_MS 1000       /* at most, for an answer that is on its way, before it closes */
 #define FOLLOWER_ANSWER_MS_MIN 30000 /* beyond the wait; doubles when it was too short */
 #define FOLLOWER_ANSWER_MS_MAX 240000
 
@@ -51,6 +52,7 @@ struct upstream {
     struct follower *follower;
     char url[256];
     nng_socket socket;
+    nng_aio *aio; /* of the exchange; follower_close stops it */
     bool open;
     int pipes;
     unsigned backoff_ms; /* 0: the last poll went well */
@@ -68,7 +70,7 @@ struct follower {
     bool stop;
     struct follower_status status;
     pthread_t thread;
-    bool runs;
+    bool runs, ended;
     /* The block our next one stands on; only the thread looks. */
     uint64_t height;
     uint8_t digest[32];
@@ -250,20 +252,31 @@ static enum poll_result stand(struct follower *follower, const struct upstream *
     return POLL_NOTHING;
 }
 
-/* Sends the request and receives the answer. 0, or what nng said. */
-static int exchange(struct upstream *source, const uint8_t *request, size_t size, nng_msg **answer)
+/* Sends the request and receives the answer. 0, or what nng said; NNG_ECANCELED once follower_close has stopped it. */
+static int exchange(struct upstream *source, const uint8_t *request, size_t size, int send_ms, int receive_ms,
+                    nng_msg **answer)
 {
     nng_msg *message;
     int error = nng_msg_alloc(&message, size);
     if (error)
         return error;
     memcpy(nng_msg_body(message), request, size);
-    error = nng_sendmsg(source->socket, message, 0);
+    nng_aio_set_timeout(source->aio, send_ms);
+    nng_aio_set_msg(source->aio, message);
+    nng_send_aio(source->socket, source->aio);
+    nng_aio_wait(source->aio);
+    error = nng_aio_result(source->aio);
     if (error) {
         nng_msg_free(message);
         return error;
     }
-    return nng_recvmsg(source->socket, answer, 0);
+    nng_aio_set_timeout(source->aio, receive_ms);
+    nng_recv_aio(source->socket, source->aio);
+    nng_aio_wait(source->aio);
+    error = nng_aio_result(source->aio);
+    if (!error)
+        *answer = nng_aio_get_msg(source->aio);
+    return error;
 }
 
 static enum poll_result answer_is_error(struct follower *follower, struct upstream *source,
@@ -350,9 +363,9 @@ static enum poll_result poll_source(struct follower *follower, struct upstream *
     memcpy(request.node_key, ledger->node_key, 32);
     uint8_t bytes[MESSAGE_REQUEST_BYTES_MAX];
     nng_msg *answer = NULL;
-    (void)nng_socket_set_ms(source->socket, NNG_OPT_RECVTIMEO, FOLLOWER_WAIT_MS + source->answer_ms);
-    int error = exchange(source, bytes, message_request_encode(&request, bytes), &answer);
-    if (error == NNG_ECLOSED)
+    int error = exchange(source, bytes, message_request_encode(&request, bytes), FOLLOWER_SEND_MS,
+                         FOLLOWER_WAIT_MS + source->answer_ms, &answer);
+    if (error == NNG_ECLOSED || error == NNG_ECANCELED)
         return POLL_CLOSED;
     if (error == NNG_ETIMEDOUT && source->answer_ms < FOLLOWER_ANSWER_MS_MAX)
         source->answer_ms *= 2; /* a large block over a slow line must get through at last */
@@ -409,9 +422,8 @@ static void rest(struct upstream *source)
     source->rest_until_ms = clock_ms() + source->backoff_ms;
 }
 
-static void *follower_main(void *context)
+static void follow(struct follower *follower)
 {
-    struct follower *follower = context;
     struct upstream *source;
     while ((source = choose(follower)) != NULL) {
         uint64_t asked_ms = clock_ms();
@@ -436,36 +448,49 @@ static void *follower_main(void *context)
             pthread_mutex_lock(&follower->lock);
             follower->status.state = FOLLOWER_FAILED;
             pthread_mutex_unlock(&follower->lock);
-            return NULL;
+            return;
         case POLL_CLOSED:
-            return NULL;
+            return;
         }
     }
+}
+
+static void *follower_main(void *context)
+{
+    struct follower *follower = context;
+    follow(follower);
+    pthread_mutex_lock(&follower->lock);
+    follower->ended = true;
+    pthread_cond_broadcast(&follower->event);
+    pthread_mutex_unlock(&follower->lock);
     return NULL;
 }
 
 /* ---- open and close ---- */
 
 /* A REQ socket that does not resend (a repeated poll is ours to make) and connects by itself. */
-static enum eng_status dial(nng_socket *socket, const char *url, int reconnect_ms, nng_pipe_cb notify, void *context)
+static enum eng_status dial(struct upstream *source, const char *url, nng_pipe_cb notify)
 {
     nng_dialer dialer;
+    nng_socket *socket = &source->socket;
+    if (nng_aio_alloc(&source->aio, NULL, NULL) != 0)
+        return eng_fail(ENG_NO_MEMORY, "%s: no memory", url);
     int error = nng_req0_open(socket);
-    if (error)
+    if (error) {
+        nng_aio_free(source->aio);
         return eng_fail(ENG_IO, "%s: %s", url, nng_strerror(error));
+    }
     if (notify) {
-        nng_pipe_notify(*socket, NNG_PIPE_EV_ADD_POST, notify, context);
-        nng_pipe_notify(*socket, NNG_PIPE_EV_REM_POST, notify, context);
+        nng_pipe_notify(*socket, NNG_PIPE_EV_ADD_POST, notify, source);
+        nng_pipe_notify(*socket, NNG_PIPE_EV_REM_POST, notify, source);
     }
     error = nng_socket_set_ms(*socket, NNG_OPT_REQ_RESENDTIME, -1);
-    if (!error)
-        error = nng_socket_set_ms(*socket, NNG_OPT_SENDTIMEO, FOLLOWER_SEND_MS);
     if (!error)
         error = nng_dialer_create(&dialer, *socket, url);
     if (!error)
         error = nng_dialer_set_size(dialer, NNG_OPT_RECVMAXSZ, REPLICATION_REPLY_BYTES_MAX);
     if (!error)
-        error = nng_dialer_set_ms(dialer, NNG_OPT_RECONNMINT, reconnect_ms);
+        error = nng_dialer_set_ms(dialer, NNG_OPT_RECONNMINT, FOLLOWER_BACKOFF_MS_MIN);
     if (!error)
         error = nng_dialer_set_ms(dialer, NNG_OPT_RECONNMAXT, FOLLOWER_BACKOFF_MS_MAX);
     if (!error && strncmp(url, "tcp://", 6) == 0)
@@ -473,7 +498,8 @@ static enum eng_status dial(nng_socket *socket, const char *url, int reconnect_m
     if (!error)
         error = nng_dialer_start(dialer, NNG_FLAG_NONBLOCK);
     if (error) {
-        nng_close(*socket);
+        (void)socket_close(*socket);
+        nng_aio_free(source->aio);
         return eng_fail(error == NNG_EADDRINVAL || error == NNG_EINVAL ? ENG_INVALID : ENG_IO, "%s: %s", url,
                         nng_strerror(error));
     }
@@ -507,7 +533,7 @@ enum eng_status follower_open(const struct replication_ledger *ledger, const cha
             status = eng_fail(ENG_INVALID, "follow: an address is longer than %zu bytes", sizeof source->url - 1);
             break;
         }
-        status = dial(&source->socket, source->url, FOLLOWER_BACKOFF_MS_MIN, pipe_event, source);
+        status = dial(source, source->url, pipe_event);
         source->open = status == ENG_OK;
     }
     if (status == ENG_OK) {
@@ -528,23 +554,41 @@ void follower_status(struct follower *follower, struct follower_status *status)
     pthread_mutex_unlock(&follower->lock);
 }
 
+/* Tells the thread to stop, and waits for an answer that is on its way: it is not to be cut (close.h says why). None is
+ * while LIVE, but for a block that is published just then. */
+static void follower_drain(struct follower *follower)
+{
+    uint64_t until = clock_ms() + FOLLOWER_DRAIN_MS;
+    struct timespec deadline = {.tv_sec = (time_t)(until / 1000), .tv_nsec = (long)(until % 1000) * 1000000};
+    pthread_mutex_lock(&follower->lock);
+    follower->stop = true;
+    pthread_cond_broadcast(&follower->event);
+    while (follower->runs && !follower->ended && follower->status.state != FOLLOWER_LIVE &&
+           pthread_cond_timedwait(&follower->event, &follower->lock, &deadline) == 0)
+        ;
+    pthread_mutex_unlock(&follower->lock);
+}
+
 void follower_close(struct follower **closed)
 {
     struct follower *follower = *closed;
     if (!follower)
         return;
     *closed = NULL;
-    pthread_mutex_lock(&follower->lock);
-    follower->stop = true;
-    pthread_cond_broadcast(&follower->event);
-    pthread_mutex_unlock(&follower->lock);
-    bool closed_all = true;
+    follower_drain(follower);
     for (size_t i = 0; i < follower->count; i++) {
-        if (follower->sources[i].open) /* ends a poll that waits; waits for pipe_event */
-            closed_all &= socket_close(follower->sources[i].socket);
+        if (follower->sources[i].open)
+            nng_aio_stop(follower->sources[i].aio); /* ends a poll that waits */
     }
     if (follower->runs)
         pthread_join(follower->thread, NULL);
+    bool closed_all = true;
+    for (size_t i = 0; i < follower->count; i++) {
+        if (!follower->sources[i].open)
+            continue;
+        closed_all &= socket_close(follower->sources[i].socket); /* waits for pipe_event */
+        nng_aio_free(follower->sources[i].aio);
+    }
     if (!closed_all)
         return; /* pipe_event may still come */
     pthread_cond_destroy(&follower->event);
@@ -560,13 +604,11 @@ enum eng_status replication_fetch_genesis(const char *url, int timeout_ms, char 
     nng_msg *answer = NULL;
     struct message_reply reply;
     uint8_t bytes[MESSAGE_REQUEST_BYTES_MAX];
-    enum eng_status status = dial(&source.socket, url, FOLLOWER_BACKOFF_MS_MIN, NULL, NULL);
+    enum eng_status status = dial(&source, url, NULL);
     if (status != ENG_OK)
         return status;
-    (void)nng_socket_set_ms(source.socket, NNG_OPT_SENDTIMEO, timeout_ms);
-    (void)nng_socket_set_ms(source.socket, NNG_OPT_RECVTIMEO, timeout_ms);
     size_t request = message_request_encode(&(struct message_request){.kind = MESSAGE_GENESIS}, bytes);
-    int error = exchange(&source, bytes, request, &answer);
+    int error = exchange(&source, bytes, request, timeout_ms, timeout_ms, &answer);
     if (error) {
         status = error == NNG_ETIMEDOUT ? eng_fail(ENG_TIMEOUT, "%s: no node answered within %d ms", url, timeout_ms)
                                         : eng_fail(ENG_IO, "%s: %s", url, nng_strerror(error));
@@ -590,5 +632,6 @@ enum eng_status replication_fetch_genesis(const char *url, int timeout_ms, char 
 out:
     nng_msg_free(answer);
     (void)socket_close(source.socket);
+    nng_aio_free(source.aio);
     return status;
 }

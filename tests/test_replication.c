@@ -516,10 +516,13 @@ START_TEST(a_source_that_stops_says_so)
     struct source *source = serve(a, 0);
     struct follower *follower = follow(b, 0, 0);
     ck_assert_int_eq(memory_wait(b, 3, 20000), ENG_OK);
-    sleep_ms(50); /* its next poll waits at the source */
+    struct source_follower seen = {.durable_height = 0};
+    for (uint64_t until = now_ms() + 20000; seen.durable_height != 3 && now_ms() < until; sleep_ms(5))
+        (void)source_followers(source, &seen, 1);
+    ck_assert_uint_eq(seen.durable_height, 3); /* its next poll is at the source */
     uint64_t start = now_ms();
     source_close(&source);
-    ck_assert_uint_lt(now_ms() - start, 4000); /* it was not given up */
+    ck_assert_uint_lt(now_ms() - start, 5000); /* it was not given up */
     publish(a, 1);
     source = serve(a, 0);
     ck_assert_int_eq(memory_wait(b, 4, 20000), ENG_OK);
@@ -782,6 +785,7 @@ START_TEST(bad_answers_are_survived)
     uint8_t newer[3] = {9, 0, 1};
     liar.bytes[6] = newer, liar.size[6] = sizeof newer;
     ck_assert_int_eq(nng_rep0_open(&liar.socket), 0);
+    ck_assert_int_eq(nng_socket_set_ms(liar.socket, NNG_OPT_RECVTIMEO, 20000), 0);
     ck_assert_int_eq(nng_listen(liar.socket, url_of(0), NULL, 0), 0);
     pthread_t thread;
     ck_assert_int_eq(pthread_create(&thread, NULL, liar_main, &liar), 0);
@@ -807,7 +811,8 @@ static nng_socket client(const char *url)
     nng_socket socket;
     ck_assert_int_eq(nng_req0_open(&socket), 0);
     ck_assert_int_eq(nng_socket_set_ms(socket, NNG_OPT_REQ_RESENDTIME, -1), 0);
-    ck_assert_int_eq(nng_socket_set_ms(socket, NNG_OPT_RECVTIMEO, 10000), 0);
+    ck_assert_int_eq(nng_socket_set_ms(socket, NNG_OPT_RECVTIMEO, 20000), 0);
+    ck_assert_int_eq(nng_socket_set_ms(socket, NNG_OPT_SENDTIMEO, 20000), 0);
     ck_assert_int_eq(nng_socket_set_size(socket, NNG_OPT_RECVMAXSZ, 0), 0);
     ck_assert_int_eq(nng_dial(socket, url, NULL, 0), 0);
     return socket;

@@ -228,6 +228,8 @@ enum eng_status checkpoint_make(struct store *store)
         atomic_store_explicit(&checkpoint->durable, slot->checkpoint, memory_order_release);
         atomic_fetch_add_explicit(&checkpoint->made, 1, memory_order_relaxed);
     }
+    enum eng_status trimmed = status == ENG_OK ? segments_trim(store) : ENG_OK;
+    (void)trimmed; /* a file system without holes: the space stays with the file */
     capture_free(checkpoint);
     pthread_mutex_lock(&checkpoint->lock);
     if (status) {

@@ -38,6 +38,7 @@ struct checkpoint {
 struct compactor {
     struct arena arena;
     bool active;
+    bool from_end; /* victims are the last segments, to shorten the file */
     uint32_t victim, position;
     _Atomic uint64_t moved; /* bytes */
 };
@@ -53,9 +54,13 @@ ENG_MUST_CHECK enum eng_status maintenance_start(struct store *store);
 void maintenance_stop(struct store *store);
 /* Something was sealed or freed: have a look. Any thread. */
 void maintenance_hint(struct store *store);
+/* The same if a segment has become worth compacting; by the committing thread, when it has freed. */
+void maintenance_cooled(struct store *store);
 
 /* Is it time to compact? Below 70 % live in all, and a segment below 60 %. */
+/* Is a segment worth compacting: of the sealed ones less than live_percent is live, or this one is all but empty? */
 bool compact_due(struct store *store, uint32_t live_percent);
+#define COMPACT_ALWAYS_STEPS 3u /* sixteenths: moving one byte gives at least four back */
 /* Moves at most batch bytes out of one segment; *more is false when the live ratio is reached. Takes the maintenance
  * lock. ENG_BUSY: a checkpoint computes checksums, nothing was done. */
 ENG_MUST_CHECK enum eng_status compact_batch(struct store *store, uint32_t live_percent, uint64_t batch,

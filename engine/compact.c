@@ -1,13 +1,13 @@
 /*
  * The compactor: gets space back from segments in which little is live.
  *
- * It picks the sealed segment that promises most: little live, and old enough that what still lives there will go on
- * living (the cost-benefit rule of log-structured file systems: (1 - live) * age / (1 + live), Rosenblum and Ousterhout
- * 1992; the plain smallest live part moved what was about to die, twice the bytes the merge wrote). It walks its
- * objects from the front (a header tells the size, so the next one follows), and moves those that are still live: copy
- * to its own open segment, then one compare-and-swap of the control word. Nobody waits: a reader that loaded the old
- * word goes on reading the old bytes, which its epoch protects; a free that came first makes the compare-and-swap fail,
- * and the copy is forgotten.
+ * It picks the sealed segment with the least live part from an indexed heap (segment_heap.c), the older one among
+ * equals: when too little of all sealed segments is live, or when that one is all but empty, so that a moved byte gives
+ * four or more back. To shorten the file it takes the last segment instead, as long as there is room before it. It
+ * walks its objects from the front (a header tells the size, so the next one follows), and moves those that are still
+ * live: copy to its own open segment, then one compare-and-swap of the control word. Nobody waits: a reader that loaded
+ * the old word goes on reading the old bytes, which its epoch protects; a free that came first makes the
+ * compare-and-swap fail, and the copy is forgotten.
  *
  * An object is live here if its control word points here; that is all the compactor needs to know. It leaves alone
  * segments that hold objects of an open generation (newest > closed), because the merge modifies those in place.
@@ -29,70 +29,84 @@
 
 #include "store_internal.h"
 
-#define WORTH_MOVING 0.9  /* fuller segments are left alone */
-#define PATIENCE_MS 30000 /* of store_compact, with an open generation or a checkpoint computing checksums */
-#define AGE_MAX 1000000u  /* generations */
+#define WORTH_MOVING_STEPS 15u /* sixteenths: fuller segments are left alone */
+#define PATIENCE_MS 30000      /* of store_compact, with an open generation or a checkpoint computing checksums */
 
-/* Live and filled units of all sealed segments that could be compacted, and the one with the smallest live part. */
-struct survey {
-    uint64_t live, fill;
-    uint32_t victim; /* UINT32_MAX: none */
-    double benefit;  /* of the victim */
-};
-
-/* Needs segments.lock. */
-static struct survey survey(struct store *store)
+/* The segment to compact next; UINT32_MAX: none, or its newest objects are of a generation that is open. Needs
+ * segments.lock. */
+static uint32_t candidate(struct store *store, uint32_t *step)
 {
-    struct segments *segments = &store->segments;
-    struct survey found = {.victim = UINT32_MAX};
+    uint32_t n = heap_first(&store->segments, step);
+    if (n == UINT32_MAX)
+        return n;
     /* acquire: partner of the release in generation_close */
     uint64_t closed = atomic_load_explicit(&store->closed, memory_order_acquire);
-    for (uint32_t n = 0; n < segments->total; n++) {
-        const struct segment *segment = &segments->table[n];
-        uint64_t newest = atomic_load_explicit(&segment->newest, memory_order_relaxed);
-        if (segment->state != SEGMENT_SEALED || segment->damaged || segment->compacting || newest > closed)
-            continue;
-        uint64_t live = atomic_load_explicit(&segment->live, memory_order_relaxed);
-        uint32_t fill = segment->fill - segment_start(n);
-        if (live == 0)
-            continue;
-        found.live += live;
-        found.fill += fill;
-        double ratio = (double)live / fill;
-        double age = (double)(closed - newest < AGE_MAX ? closed - newest + 1 : AGE_MAX);
-        double benefit = (1 - ratio) * age / (1 + ratio);
-        if (ratio < WORTH_MOVING && benefit > found.benefit) {
-            found.benefit = benefit;
-            found.victim = n;
-        }
-    }
-    return found;
+    return atomic_load_explicit(&store->segments.table[n].newest, memory_order_relaxed) <= closed ? n : UINT32_MAX;
+}
+
+/* Needs segments.lock. */
+static bool worth_it(struct segments *segments, uint32_t step, uint32_t live_percent)
+{
+    if (step >= WORTH_MOVING_STEPS)
+        return false;
+    if (step <= COMPACT_ALWAYS_STEPS)
+        return true;
+    if (segments->heap_live * 100 >= segments->heap_fill * live_percent)
+        return false;
+    heap_refresh(segments); /* it looks like it: exactly, then */
+    return segments->heap_live * 100 < segments->heap_fill * live_percent;
 }
 
 bool compact_due(struct store *store, uint32_t live_percent)
 {
+    uint32_t step;
     pthread_mutex_lock(&store->segments.lock);
-    struct survey found = survey(store);
+    bool due = candidate(store, &step) != UINT32_MAX && worth_it(&store->segments, step, live_percent);
     pthread_mutex_unlock(&store->segments.lock);
-    return found.victim != UINT32_MAX && found.live * 100 < found.fill * live_percent;
+    return due;
 }
 
-/* Picks the next victim and retires it: no arena takes slots from it in a generation opened from here on. False if the
- * live ratio is reached. */
+/* The last sealed segment of the file, if there is room for what lives in it before it. Needs segments.lock. */
+static uint32_t last_segment(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    const struct arena *arena = &store->compactor.arena;
+    segments_reclaim(store);
+    uint64_t closed = atomic_load_explicit(&store->closed, memory_order_acquire);
+    uint32_t n = segments->total, lowest = UINT32_MAX;
+    while (n-- > 0) {
+        const struct segment *segment = &segments->table[n];
+        if (segment->state == SEGMENT_SEALED && !segment->damaged && !segment->compacting &&
+            atomic_load_explicit(&segment->newest, memory_order_relaxed) <= closed)
+            break;
+    }
+    for (uint32_t i = 0; i < segments->free_count; i++)
+        lowest = segments->free[i] < lowest ? segments->free[i] : lowest;
+    if (n == UINT32_MAX)
+        return n;
+    bool room = arena->segment < n &&
+                atomic_load_explicit(&segments->table[n].live, memory_order_relaxed) <= arena->end - arena->position;
+    return room || lowest < n ? n : UINT32_MAX;
+}
+
+/* Retires the next victim: no arena takes slots from it in a generation opened from here on. False if none is worth it.
+ */
 static bool compact_choose(struct store *store, uint32_t live_percent)
 {
     struct compactor *compactor = &store->compactor;
+    uint32_t step;
     pthread_mutex_lock(&store->segments.lock);
-    struct survey found = survey(store);
-    bool chosen = found.victim != UINT32_MAX && found.live * 100 < found.fill * (uint64_t)live_percent;
+    uint32_t n = compactor->from_end ? last_segment(store) : candidate(store, &step);
+    bool chosen = n != UINT32_MAX && (compactor->from_end || worth_it(&store->segments, step, live_percent));
     if (chosen) {
-        struct segment *victim = &store->segments.table[found.victim];
+        struct segment *victim = &store->segments.table[n];
+        heap_take(&store->segments, n);
         victim->compacting = true;
         atomic_store(&victim->retiring, true);         /* seq_cst, in this order: partners are generation_open, which */
         victim->retired = atomic_load(&store->opened); /* stores opened, and slot_take, which loads retiring after it */
         compactor->active = true;
-        compactor->victim = found.victim;
-        compactor->position = segment_start(found.victim);
+        compactor->victim = n;
+        compactor->position = segment_start(n);
     }
     pthread_mutex_unlock(&store->segments.lock);
     return chosen;
@@ -231,9 +245,8 @@ enum eng_status compact_batch(struct store *store, uint32_t live_percent, uint64
     return status;
 }
 
-enum eng_status store_compact(struct store *store, uint32_t live_percent, uint64_t max_bytes)
+static enum eng_status compact_until(struct store *store, uint32_t live_percent, uint64_t max_bytes)
 {
-    assert(store->magic == STORE_MAGIC && live_percent <= 100);
     enum eng_status worst = ENG_OK;
     uint64_t total = 0;
     int patience = PATIENCE_MS;
@@ -253,4 +266,24 @@ enum eng_status store_compact(struct store *store, uint32_t live_percent, uint64
             return status;
     }
     return worst;
+}
+
+enum eng_status store_compact(struct store *store, uint32_t live_percent, uint64_t max_bytes)
+{
+    assert(store->magic == STORE_MAGIC && live_percent <= 100);
+    return compact_until(store, live_percent, max_bytes);
+}
+
+enum eng_status store_compact_end(struct store *store)
+{
+    struct compactor *compactor = &store->compactor;
+    assert(store->magic == STORE_MAGIC);
+    store_lock_maintenance(store);
+    compactor->from_end = true;
+    store_unlock_maintenance(store);
+    enum eng_status status = compact_until(store, 0, UINT64_MAX);
+    store_lock_maintenance(store);
+    compactor->from_end = false;
+    store_unlock_maintenance(store);
+    return status;
 }

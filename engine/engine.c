@@ -263,6 +263,8 @@ enum eng_status eng_compact(struct eng *eng, uint32_t live_percent)
     if (status == ENG_OK)
         status = store_compact(eng->store, live_percent, UINT64_MAX);
     if (status == ENG_OK)
+        status = store_compact_end(eng->store);
+    if (status == ENG_OK)
         status = store_shrink(eng->store);
     pthread_mutex_unlock(&eng->commits);
     return status;
@@ -286,5 +288,12 @@ void eng_stats(struct eng *eng, struct eng_statistics *statistics)
         .inline_bytes = eng->inline_bytes,
         .segment_bytes = eng->segment_bytes,
         .threads = eng->threads,
+        .waiting_bytes = store.waiting_bytes,
+        .readers_inside = store.readers_inside,
+        .reader_thread = store.reader_thread,
+        .reader_ms = store.reader_ms,
+        .snapshots = store.pins,
+        .oldest_root = store.pinned_lineage,
+        .oldest_tag = store.pinned_tag,
     };
 }

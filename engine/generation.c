@@ -354,6 +354,7 @@ enum eng_status store_commit(struct store *store, uint64_t tag, uint32_t root, c
     if (released == ENG_OK)
         released = store_reap(store, REAP_STEP, NULL);
     (void)released;
+    maintenance_cooled(store);
     return ENG_OK;
 }
 

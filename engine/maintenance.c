@@ -51,6 +51,15 @@ void maintenance_hint(struct store *store)
     pthread_mutex_unlock(&checkpoint->lock);
 }
 
+void maintenance_cooled(struct store *store)
+{
+    /* relaxed: set by this thread or the compactor, which looks by itself */
+    if (atomic_load_explicit(&store->segments.cooled, memory_order_relaxed)) {
+        atomic_store_explicit(&store->segments.cooled, false, memory_order_relaxed);
+        maintenance_hint(store);
+    }
+}
+
 /* Compacts while it is due and nothing more important waits. Needs checkpoint.lock, gives it up meanwhile. */
 static void maintenance_compact(struct store *store, bool idle)
 {

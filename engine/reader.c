@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "store_internal.h"
@@ -162,6 +163,7 @@ static struct reader *reader_take(struct store *store)
             reader = &store->readers.slots[i];
     if (reader) {
         reader->taken = true;
+        reader->thread = (int32_t)syscall(SYS_gettid);
         holder->held[holder->count++] = (struct held){store->readers.uid, reader};
     }
     pthread_mutex_unlock(&registry.lock);
@@ -217,6 +219,22 @@ uint64_t epoch_advance(struct store *store)
     return atomic_fetch_add_explicit(&store->readers.epoch, 1, memory_order_seq_cst);
 }
 
+static uint64_t clock_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* Entering stays free: whoever looks at the slots notes when a reader was first seen in an epoch. */
+static void note_reader(struct reader *reader, uint64_t seen)
+{
+    if (reader->noted == seen)
+        return;
+    reader->noted = seen;
+    reader->noted_ms = seen ? clock_ms() : 0;
+}
+
 uint64_t epoch_oldest(struct store *store)
 {
     uint64_t oldest = UINT64_MAX;
@@ -231,6 +249,29 @@ uint64_t epoch_oldest(struct store *store)
         uint64_t seen = atomic_load_explicit(&store->readers.slots[i].seen, memory_order_seq_cst);
         if (seen && seen < oldest)
             oldest = seen;
+        note_reader(&store->readers.slots[i], seen);
     }
     return oldest;
+}
+
+void readers_inside(struct store *store, uint32_t *count, int32_t *thread, uint64_t *ms)
+{
+    uint64_t now = clock_ms(), since = UINT64_MAX;
+    *count = 0;
+    *thread = 0;
+    *ms = 0;
+    for (size_t i = 0; i < ENG_READERS_MAX; i++) {
+        struct reader *reader = &store->readers.slots[i];
+        /* relaxed: a look at the moment */
+        uint64_t seen = atomic_load_explicit(&reader->seen, memory_order_relaxed);
+        note_reader(reader, seen);
+        if (!seen)
+            continue;
+        ++*count;
+        if (reader->noted_ms < since) {
+            since = reader->noted_ms;
+            *thread = reader->thread;
+            *ms = now - since;
+        }
+    }
 }

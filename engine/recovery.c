@@ -244,6 +244,7 @@ static void segments_classify(struct store *store)
         segment->state = SEGMENT_SEALED;
         segment->captured = store->root.checkpoint;
         segment->checksummed = segment->fill;
+        heap_put(segments, n);
     }
 }
 

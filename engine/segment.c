@@ -97,7 +97,8 @@ enum eng_status segments_init(struct store *store, uint32_t segment_bytes)
     segments->table = memory_reserve(segments->max * sizeof *segments->table);
     segments->free = memory_reserve(segments->max * sizeof *segments->free);
     segments->empty = memory_reserve(segments->max * sizeof *segments->empty);
-    return segments->table && segments->free && segments->empty ? ENG_OK : ENG_NO_MEMORY;
+    segments->heap = memory_reserve(segments->max * sizeof *segments->heap);
+    return segments->table && segments->free && segments->empty && segments->heap ? ENG_OK : ENG_NO_MEMORY;
 }
 
 void segments_close(struct store *store)
@@ -107,6 +108,7 @@ void segments_close(struct store *store)
     memory_release(segments->table, segments->max * sizeof *segments->table);
     memory_release(segments->free, segments->max * sizeof *segments->free);
     memory_release(segments->empty, segments->max * sizeof *segments->empty);
+    memory_release(segments->heap, segments->max * sizeof *segments->heap);
 }
 
 void segments_reclaim(struct store *store)
@@ -227,8 +229,13 @@ enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segm
         for (uint32_t i = 0; compactor && i < top; i++) /* downwards, so that store_shrink finds the end free */
             if (segments->free[i] < segments->free[at])
                 at = i;
+        status = segment_unpunch(store, segments->free[at]);
+        for (uint32_t i = segments->free_count; status != ENG_OK && i-- > 0;) /* another one may have its space */
+            if (!segments->table[segments->free[i]].punched) {
+                at = i;
+                status = ENG_OK;
+            }
         uint32_t n = segments->free[at];
-        status = segment_unpunch(store, n);
         if (status == ENG_OK)
             status = segment_set_read_only(store, n, false);
         if (status) {
@@ -237,6 +244,8 @@ enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segm
         }
         memmove(segments->free + at, segments->free + at + 1, (top - at) * sizeof *segments->free);
         segments->free_count = top;
+        if (at < segments->free_low)
+            segments->free_low = at;
         struct segment *taken = &segments->table[n];
         assert(taken->state == SEGMENT_FREE && !taken->compacting);
         taken->state = SEGMENT_OPEN;
@@ -335,6 +344,7 @@ static void segment_to_empty(struct store *store, uint32_t n)
     if (atomic_load_explicit(&segment->live, memory_order_acquire) != 0)
         return;
     segment->state = SEGMENT_EMPTY;
+    heap_take(segments, n);
     atomic_fetch_add_explicit(&segment->serial, 1, memory_order_relaxed);
     segment->emptied = epoch_advance(store);
     segments->empty[segments->empty_count++] = n;
@@ -347,6 +357,35 @@ void segment_emptied(struct store *store, uint32_t segment)
     pthread_mutex_unlock(&store->segments.lock);
 }
 
+void segment_cooled(struct store *store, uint32_t segment)
+{
+    struct segments *segments = &store->segments;
+    pthread_mutex_lock(&segments->lock);
+    if (heap_fell(segments, segment) <= COMPACT_ALWAYS_STEPS) /* relaxed: who commits looks after it has freed */
+        atomic_store_explicit(&segments->cooled, true, memory_order_relaxed);
+    pthread_mutex_unlock(&segments->lock);
+}
+
+enum eng_status segments_trim(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    enum eng_status status = ENG_OK;
+    pthread_mutex_lock(&segments->lock);
+    uint32_t low = segments->free_low > segments->reserved ? segments->free_low - segments->reserved : 0;
+    for (uint32_t i = 0; i + 1 < low && i < segments->free_count && status == ENG_OK; i++) {
+        struct segment *segment = &segments->table[segments->free[i]];
+        uint64_t offset, length;
+        if (segment->punched)
+            continue;
+        segment_range(store, segments->free[i], &offset, &length);
+        status = disk_punch(segments->file, offset, length);
+        segment->punched = status == ENG_OK;
+    }
+    segments->free_low = segments->free_count;
+    pthread_mutex_unlock(&segments->lock);
+    return status;
+}
+
 void segment_seal(struct store *store, uint32_t segment, uint32_t fill, uint64_t generation)
 {
     struct segment *sealed = &store->segments.table[segment];
@@ -356,6 +395,7 @@ void segment_seal(struct store *store, uint32_t segment, uint32_t fill, uint64_t
     sealed->state = SEGMENT_SEALED;
     sealed->fill = fill;
     atomic_store_explicit(&sealed->newest, generation, memory_order_relaxed);
+    heap_put(&store->segments, segment);
     segment_to_empty(store, segment);
     pthread_mutex_unlock(&store->segments.lock);
     maintenance_hint(store);
@@ -367,8 +407,10 @@ void segment_compacted(struct store *store, uint32_t segment, bool damaged)
     pthread_mutex_lock(&store->segments.lock);
     assert(done->compacting && done->state == SEGMENT_SEALED);
     done->compacting = false;
-    atomic_store(&done->retiring, false);
     done->damaged |= damaged;
-    segment_to_empty(store, segment);
+    if (!done->damaged)
+        heap_put(&store->segments, segment);
+    segment_to_empty(store, segment); /* a new serial number first: slots of it are stale, not only retired */
+    atomic_store(&done->retiring, false);
     pthread_mutex_unlock(&store->segments.lock);
 }

@@ -28,6 +28,8 @@ struct segment {
     bool punched;    /* space of it was given back: to be reserved before it is used again */
     bool damaged;    /* the compactor found a damaged object: leave it */
     bool read_only;  /* write-protected */
+    uint8_t step;    /* of its live ratio, in the heap */
+    uint32_t heap_at; /* segment_heap.c; 0: not in it */
 };
 
 struct segments {
@@ -39,6 +41,11 @@ struct segments {
     uint32_t *free, free_count;
     uint32_t *empty, empty_count;
     uint32_t reserved; /* free segments promised by store_reserve */
+    uint32_t
+        free_low; /* the fewest that were free since the last checkpoint: the first ones of the stack were not used */
+    uint32_t *heap, heap_count;    /* sealed segments, little live first */
+    uint64_t heap_live, heap_fill; /* units of those in it */
+    _Atomic bool cooled;           /* one has become worth compacting */
 };
 
 struct arena;
@@ -60,7 +67,8 @@ ENG_MUST_CHECK enum eng_status segment_take(struct store *store, bool compactor,
 void segment_seal(struct store *store, uint32_t segment, uint32_t fill, uint64_t generation);
 /* The compactor is done with a SEALED segment it marked. */
 void segment_compacted(struct store *store, uint32_t segment, bool damaged);
-/* Slow half of segment_release: nothing lives in it any more. */
+/* Slow halves of segment_release: less lives in it; nothing does any more. */
+void segment_cooled(struct store *store, uint32_t segment);
 void segment_emptied(struct store *store, uint32_t segment);
 /* EMPTY segments that no reader and no checkpoint needs become FREE. Needs segments.lock. */
 void segments_reclaim(struct store *store);
@@ -74,6 +82,8 @@ ENG_MUST_CHECK enum eng_status segments_cut(struct store *store, bool keep_reser
 /* Gives the space of all free segments but the compactor's one back to the file system, wherever they lie, and the
  * unused ends of sealed ones. */
 ENG_MUST_CHECK enum eng_status segments_punch(struct store *store);
+/* After a checkpoint: gives the space of free segments back that were not used since the one before. */
+ENG_MUST_CHECK enum eng_status segments_trim(struct store *store);
 
 /* With store_options.protect: write-protects the SEALED segments that checkpoint number or an older one has, whose
  * checksums are written. Nothing is ever written to them before they are taken again. Any thread. */

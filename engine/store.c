@@ -214,6 +214,21 @@ enum eng_status store_shrink(struct store *store)
     return status;
 }
 
+static void count_pins(const struct lineage *line, uint32_t lineage, struct store_statistics *statistics,
+                       uint64_t *oldest)
+{
+    statistics->versions += line->count;
+    for (size_t v = 0; v < line->count; v++) {
+        const struct version *version = &line->versions[line->first + v];
+        statistics->pins += version->pins;
+        if (version->pins && version->seen.generation < *oldest) {
+            *oldest = version->seen.generation;
+            statistics->pinned_lineage = lineage;
+            statistics->pinned_tag = version->seen.tag;
+        }
+    }
+}
+
 void store_stats(struct store *store, struct store_statistics *statistics)
 {
     struct segments *segments = &store->segments;
@@ -221,6 +236,8 @@ void store_stats(struct store *store, struct store_statistics *statistics)
     pthread_mutex_lock(&segments->lock);
     statistics->segments_total = segments->total;
     statistics->segments_free = segments->free_count;
+    statistics->waiting_bytes = segments->empty_count * statistics->segment_bytes;
+    readers_inside(store, &statistics->readers_inside, &statistics->reader_thread, &statistics->reader_ms);
     for (uint32_t i = 0; i < segments->total; i++)
         statistics->live_bytes += atomic_load_explicit(&segments->table[i].live, memory_order_relaxed) * UNIT_BYTES;
     pthread_mutex_unlock(&segments->lock);
@@ -228,8 +245,9 @@ void store_stats(struct store *store, struct store_statistics *statistics)
     statistics->ids_live = atomic_load_explicit(&store->control.live, memory_order_relaxed);
     statistics->ids_limit = store->control.limit - 1;
     pthread_mutex_lock(&store->versions.lock);
+    uint64_t oldest = UINT64_MAX;
     for (uint32_t i = 0; i < ENG_ROOTS_MAX; i++)
-        statistics->versions += store->versions.lineages[i].count;
+        count_pins(&store->versions.lineages[i], i, statistics, &oldest);
     pthread_mutex_unlock(&store->versions.lock);
     statistics->moved_bytes = atomic_load_explicit(&store->compactor.moved, memory_order_relaxed);
     statistics->checkpoints = atomic_load_explicit(&store->checkpoint.made, memory_order_relaxed);

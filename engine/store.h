@@ -288,6 +288,9 @@ uint64_t store_checkpoint_number(const struct store *store);
  * live_percent or max_bytes were moved. Called by the maintenance thread by itself; by tests and stores without one.
  * Not in an open generation of the calling thread; one that another thread keeps open for too long is ENG_BUSY. */
 ENG_MUST_CHECK enum eng_status store_compact(struct store *store, uint32_t live_percent, uint64_t max_bytes);
+/* Moves what lives in the last segments to free places before them, so that store_shrink can shorten the file. What a
+ * checkpoint needs is given free by the next one. */
+ENG_MUST_CHECK enum eng_status store_compact_end(struct store *store);
 /* Runs due maintenance once in the calling thread (for stores without the thread); a no-op with the thread. */
 ENG_MUST_CHECK enum eng_status store_maintain(struct store *store);
 /* Gives unused segments at the end of the file back to the file system. Between generations. */
@@ -301,6 +304,13 @@ struct store_statistics {
     uint64_t versions;    /* kept, all lineages */
     uint64_t moved_bytes; /* by the compactor since the start */
     uint64_t checkpoints; /* made since the start */
+    uint64_t waiting_bytes;  /* of segments that are empty, and wait for a reader or a checkpoint */
+    uint32_t readers_inside; /* threads looking at the store at this moment */
+    int32_t reader_thread;   /* the one inside for longest: its kernel thread id, 0: none; and for how long at least */
+    uint64_t reader_ms;
+    uint64_t pins;           /* on versions */
+    uint32_t pinned_lineage; /* the oldest version that is pinned, if any is */
+    uint64_t pinned_tag;
 };
 void store_stats(struct store *store, struct store_statistics *statistics);
 

@@ -28,6 +28,7 @@
 #include "reap.h"
 #include "rootslot.h"
 #include "segment.h"
+#include "segment_heap.h"
 #include "store.h"
 #include "version.h"
 
@@ -84,6 +85,8 @@ static inline void segment_release(struct store *store, uint32_t segment, uint64
     assert(before >= units);
     if (before == units)
         segment_emptied(store, segment);
+    else if (heap_step_crossed(&store->segments, before, units))
+        segment_cooled(store, segment);
 }
 
 void store_lock_maintenance(struct store *store);

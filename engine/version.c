@@ -352,7 +352,10 @@ enum eng_status store_drop(struct store *store, uint32_t lineage, uint64_t tag)
         return eng_fail(ENG_INVALID, "%s: lineage %u: the newest version (tag %llu) cannot be dropped", store->dir,
                         lineage, (unsigned long long)tag);
     status = versions_release(store);
-    return status == ENG_OK ? store_reap(store, REAP_STEP, NULL) : status;
+    if (status == ENG_OK)
+        status = store_reap(store, REAP_STEP, NULL);
+    maintenance_cooled(store);
+    return status;
 }
 
 enum eng_status store_drop_below(struct store *store, uint32_t lineage, uint64_t tag)
@@ -370,5 +373,8 @@ enum eng_status store_drop_below(struct store *store, uint32_t lineage, uint64_t
     }
     pthread_mutex_unlock(&store->versions.lock);
     status = versions_release(store);
-    return status == ENG_OK ? store_reap(store, REAP_STEP, NULL) : status;
+    if (status == ENG_OK)
+        status = store_reap(store, REAP_STEP, NULL);
+    maintenance_cooled(store);
+    return status;
 }

@@ -410,6 +410,43 @@ START_TEST(a_killed_process_loses_nothing_durable)
 }
 END_TEST
 
+struct inside {
+    struct eng_statistics statistics;
+};
+
+static void look_around(void *context, const struct eng_value *value)
+{
+    eng_stats(eng, &((struct inside *)context)->statistics);
+}
+
+START_TEST(who_holds_space_back_is_named)
+{
+    struct inside inside;
+    struct eng_statistics now;
+    struct eng_snapshot *snapshot;
+    for (uint64_t tag = 1; tag <= 3; tag++) {
+        struct eng_batch *batch;
+        ck_assert_int_eq(eng_batch_open(eng, 0, NULL, &batch), ENG_OK);
+        ck_assert_int_eq(eng_batch_put(batch, k("a"), 1, (struct eng_value){ENG_BYTES, k("x"), 1}), ENG_OK);
+        ck_assert_int_eq(eng_batch_freeze(batch), ENG_OK);
+        ck_assert_int_eq(eng_commit(batch, tag, NULL), ENG_OK);
+        eng_batch_close(&batch);
+    }
+    ck_assert_int_eq(eng_snapshot_open(eng, 0, 2, &snapshot), ENG_OK);
+    ck_assert_int_eq(eng_get(snapshot, k("a"), 1, look_around, &inside), ENG_OK);
+    ck_assert_uint_eq(inside.statistics.readers_inside, 1);
+    ck_assert_int_eq(inside.statistics.reader_thread, gettid());
+    ck_assert_uint_eq(inside.statistics.snapshots, 1);
+    ck_assert_uint_eq(inside.statistics.oldest_root, 0);
+    ck_assert_uint_eq(inside.statistics.oldest_tag, 2);
+    eng_snapshot_close(&snapshot);
+    eng_stats(eng, &now);
+    ck_assert_uint_eq(now.readers_inside, 0);
+    ck_assert_int_eq(now.reader_thread, 0);
+    ck_assert_uint_eq(now.snapshots, 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("engine");
@@ -425,6 +462,7 @@ int main(void)
     tcase_add_test(cases, another_store_is_foreign);
     tcase_add_test(cases, a_full_disk_undoes_the_commit);
     tcase_add_test(cases, a_killed_process_loses_nothing_durable);
+    tcase_add_test(cases, who_holds_space_back_is_named);
     suite_add_tcase(suite, cases);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -192,6 +192,7 @@ static enum eng_status check_trees(const struct eng_options *options, struct dis
     opened.path = NULL;
     opened.create = false;
     opened.inline_only = true;
+    opened.ignore_log = true;
     opened.durability = ENG_DURABLE_NONE;
     opened.recovery = ENG_RECOVER_AUTO;
     struct eng *eng;

@@ -24,6 +24,9 @@ static enum eng_status open_store(struct eng *eng, const struct eng_options *opt
         .arenas = eng->threads,
         .background = !options->inline_only,
         .create = options->create,
+        .kind = options->ignore_log                             ? STORE_ANY
+                : options->durability >= ENG_DURABLE_MSYNC_SYNC ? STORE_LOGGED
+                                                                : STORE_PLAIN,
         .shape = &shape,
         .protect = options->durability == ENG_DURABLE_MPROTECT || options->durability == ENG_DURABLE_MSYNC_ASYNC,
         .rebuild = options->recovery == ENG_RECOVER_REBUILD && disk_exists(eng->disk, "state/slots"),

@@ -81,6 +81,7 @@ enum eng_status state_create(const struct store_options *options)
     uint8_t header[SEGMENT_HEADER_BYTES];
     struct control_page page;
     struct rootslot slot = {.version = STATE_VERSION, .sequence = 1, .checkpoint = 1, .segments = 1, .ids_next = 1};
+    slot.kind = (uint32_t)options->kind;
     slot.segment_bytes = options->segment_bytes;
     slot.leaf_bytes = options->leaf_bytes;
     slot.inline_bytes = options->inline_bytes;
@@ -345,11 +346,25 @@ static enum eng_status start_new(struct store *store)
     return status;
 }
 
+static enum eng_status kind_check(struct store *store, const struct store_options *options)
+{
+    uint32_t kind = store->root.kind, wanted = (uint32_t)options->kind;
+    if (kind != STORE_ANY && wanted != STORE_ANY && kind != wanted)
+        return eng_fail(ENG_INVALID,
+                        "%s: the store was made %s a log of its own: open it with a durability of that kind",
+                        disk_file_path(store->slots), kind == STORE_LOGGED ? "with" : "without");
+    if (kind == STORE_ANY)
+        store->root.kind = wanted;
+    return ENG_OK;
+}
+
 enum eng_status state_load(struct store *store, const struct store_options *options)
 {
     enum eng_status status = files_open(store, options);
     if (status == ENG_OK)
         status = root_load(store, options->store_id);
+    if (status == ENG_OK)
+        status = kind_check(store, options);
     if (status == ENG_OK && options->rebuild)
         status = root_choose(store, options);
     if (status == ENG_OK)

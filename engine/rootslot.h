@@ -21,7 +21,8 @@ struct rootslot {
     uint64_t ids_next;
     uint64_t catalog_bytes, catalog_checksum;
     uint64_t generation; /* the newest one whose objects the checkpoint may have; 0: not told */
-    uint8_t unused[512 - 128];
+    uint32_t kind;       /* what app_state begins with, enum store_kind; 0: not told */
+    uint8_t unused[512 - 132];
     uint8_t app_state[ENG_APP_STATE_BYTES_MAX];
 };
 _Static_assert(sizeof(struct rootslot) == 4608, "on disk, nine sectors");

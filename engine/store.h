@@ -63,6 +63,13 @@ _Static_assert(sizeof(struct object) == 24, "on disk");
 #define CONTROL_UNITS(w) ((uint32_t)((w) >> CONTROL_UNITS_SHIFT & 0x7ffff))
 #define CONTROL_TYPE(w) ((enum object_type)((w) >> CONTROL_TYPE_SHIFT & 7))
 
+/* Fixed at creation, because it says how app_state is read. */
+enum store_kind {
+    STORE_ANY = 0,    /* whatever it is */
+    STORE_PLAIN = 1,  /* app_state is the application's alone */
+    STORE_LOGGED = 2, /* it begins with a place in a log of batches, which is to be replayed */
+};
+
 struct store_options {
     struct disk *disk;
     const char *dir; /* "state", created if absent */
@@ -72,6 +79,7 @@ struct store_options {
     uint32_t arenas;                   /* how many threads allocate in one generation (1..ENG_THREADS_MAX) */
     bool background;                   /* run a maintenance thread */
     bool create;                       /* create if there is no state yet; otherwise ENG_NOT_FOUND */
+    enum store_kind kind;              /* another one is ENG_INVALID */
     const struct store_shape *shape;   /* NULL: no store_kill_below, no rebuild */
     bool protect;                      /* sealed segments that a checkpoint has are write-protected */
     bool rebuild;                      /* do not read the control table; store_rebuilt must follow (rebuild.c) */

@@ -419,6 +419,29 @@ static void look_around(void *context, const struct eng_value *value)
     eng_stats(eng, &((struct inside *)context)->statistics);
 }
 
+START_TEST(a_store_with_a_log_is_not_opened_without)
+{
+    struct disk *one;
+    struct eng *other;
+    ck_assert_int_eq(disk_sim_open(0, &one), ENG_OK);
+    struct eng_options options = {.disk = one, .create = true, .inline_only = true, .durability = ENG_DURABLE_FSYNC};
+    options.segment_bytes = 1u << 20;
+    ck_assert_int_eq(eng_open(&options, &other), ENG_OK);
+    eng_close(&other);
+    options.durability = ENG_DURABLE_NONE;
+    ck_assert_int_eq(eng_open(&options, &other), ENG_INVALID);
+    ck_assert_ptr_nonnull(strstr(eng_error(), "with a log of its own"));
+    options.ignore_log = true;
+    ck_assert_int_eq(eng_open(&options, &other), ENG_OK);
+    eng_close(&other);
+    options.ignore_log = false;
+    options.durability = ENG_DURABLE_FULL; /* another, of the same kind */
+    ck_assert_int_eq(eng_open(&options, &other), ENG_OK);
+    eng_close(&other);
+    disk_close(&one);
+}
+END_TEST
+
 START_TEST(who_holds_space_back_is_named)
 {
     struct inside inside;
@@ -463,6 +486,7 @@ int main(void)
     tcase_add_test(cases, a_full_disk_undoes_the_commit);
     tcase_add_test(cases, a_killed_process_loses_nothing_durable);
     tcase_add_test(cases, who_holds_space_back_is_named);
+    tcase_add_test(cases, a_store_with_a_log_is_not_opened_without);
     suite_add_tcase(suite, cases);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

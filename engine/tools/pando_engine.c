@@ -69,7 +69,7 @@ static enum eng_status store_id_read(const char *dir, uint8_t id[ENG_STORE_ID_BY
 
 static enum eng_status store_options_of(const struct arguments *arguments, struct eng_options *options)
 {
-    *options = (struct eng_options){.path = arguments->dir, .inline_only = true};
+    *options = (struct eng_options){.path = arguments->dir, .inline_only = true, .ignore_log = true};
     return store_id_read(arguments->dir, options->store_id);
 }
 

@@ -76,7 +76,8 @@ struct eng_options {
     uint32_t segment_bytes;               /* 0: default; fixed at creation */
     uint32_t threads;                     /* a merge is split over this many; 0: the number of cores (at most 16) */
     bool inline_only;                     /* no background threads; the caller calls eng_maintain (tests, simulation) */
-    enum eng_durability durability;
+    enum eng_durability durability;       /* with a log of its own or without: as when it was made, else ENG_INVALID */
+    bool ignore_log;               /* with a durability without a log: look at the newest checkpoint alone (tools) */
     uint64_t checkpoint_log_bytes; /* with a log: checkpoint after this much of it; 0: 256 MiB */
     enum eng_recovery recovery;
     /* One line for each fault that VERIFY or REBUILD finds, and for each version REBUILD drops; may be NULL. */

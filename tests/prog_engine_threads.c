@@ -369,7 +369,7 @@ static void *tidier_main(void *context)
 {
     (void)context;
     while (!atomic_load(&stop)) {
-        enum eng_status status = eng_compact(eng, 70);
+        enum eng_status status = eng_compact(eng, 95);
         if (status != ENG_OK && status != ENG_BUSY)
             die("compact");
         for (int i = 0; i < 10 && !atomic_load(&stop); i++)
@@ -446,6 +446,8 @@ int main(int argc, char **argv)
     struct eng_summary before, after;
     struct eng_statistics statistics;
     eng_stats(eng, &statistics);
+    if (statistics.moved_bytes == 0 || atomic_load(&reads) == 0 || atomic_load(&transactions) == 0)
+        die("nothing was moved, read or committed by transactions");
     if (eng_head(eng, 0, NULL, &before) != ENG_OK)
         die("head");
     eng_close(&eng);
@@ -455,11 +457,11 @@ int main(int argc, char **argv)
     if (memcmp(&before, &after, sizeof before) != 0)
         die("another root after reopening");
     eng_close(&eng);
-    printf("%llu commits, %llu transactions, %llu conflicts, %llu snapshots read whole, %llu MB moved, "
+    printf("%llu commits, %llu transactions, %llu conflicts, %llu snapshots read whole, %llu KB moved, "
            "%llu checkpoints\n",
            (unsigned long long)tag, (unsigned long long)atomic_load(&transactions),
            (unsigned long long)atomic_load(&conflicts), (unsigned long long)atomic_load(&reads),
-           (unsigned long long)(statistics.moved_bytes >> 20), (unsigned long long)statistics.checkpoints);
+           (unsigned long long)(statistics.moved_bytes >> 10), (unsigned long long)statistics.checkpoints);
     char command[64];
     snprintf(command, sizeof command, "rm -rf %s", dir);
     return system(command) != 0;

@@ -507,6 +507,36 @@ enum eng_status subtree_make(struct eng_batch *outer, struct eng_batch *containe
     return status == ENG_OK ? note(*handle) : status;
 }
 
+/* Of what hangs in batch: *height grows to the levels there are. */
+static bool whole_below(struct subtrees *trees, const struct eng_batch *batch, uint32_t level, uint32_t *height)
+{
+    for (size_t i = 0; i < batch->own->count; i++) {
+        const struct buffer_entry *entry = &batch->own->entries[i];
+        if (entry->kind != BUFFER_PUT || entry->tag != ENG_TREE)
+            continue;
+        struct eng_batch *handle = subtree_of(trees, entry);
+        if (handle->put || level == ENG_TREE_DEPTH_MAX)
+            return false;
+        handle->put = true;
+        uint32_t below = handle->height - 1;
+        if (!whole_below(trees, handle, level + 1, &below))
+            return false;
+        handle->height = below + 1;
+        if (handle->height > *height)
+            *height = handle->height;
+    }
+    return true;
+}
+
+bool subtrees_whole(struct eng_batch *outer)
+{
+    struct subtrees *trees = outer->trees;
+    uint32_t height = 0;
+    for (uint32_t i = 0; trees && i < trees->count; i++)
+        trees->handles[i]->put = false;
+    return !trees || (whole_below(trees, outer, 0, &height) && height <= ENG_TREE_DEPTH_MAX);
+}
+
 void subtrees_mark(struct subtrees *trees)
 {
     trees->epoch++;

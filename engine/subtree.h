@@ -63,6 +63,8 @@ void subtrees_close(struct eng_batch *outer);
  * replay. */
 enum eng_status subtree_make(struct eng_batch *outer, struct eng_batch *container, const uint8_t *key, size_t key_bytes,
                              bool cloned, struct eng_batch **handle);
+/* Of a frozen batch that was replayed: does every subtree hang in one place at most, none too deep? Heights are set. */
+bool subtrees_whole(struct eng_batch *outer);
 /* For a log: *numbers, malloced, has for each handle what it is called there, or SUBTREE_NEW: it is not needed. */
 #define SUBTREE_NEW 0xffffffffu
 #define SUBTREE_OUTERMOST 0xfffffffeu

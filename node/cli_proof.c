@@ -193,20 +193,61 @@ static void print_range(struct cli_printer *printer, const struct verify_result 
         fputs(" to below ", stdout);
         cli_print_field(printer, result->to, result->to_bytes);
     }
-    printf(" are %llu", (unsigned long long)result->count);
+    if (result->inner == PROOF_DIFF && result->count == 0) {
+        puts(" are unchanged");
+        return;
+    }
+    printf(result->inner == PROOF_DIFF ? " differ in %llu" : " are %llu", (unsigned long long)result->count);
     bool wide = false; /* beyond an amount */
     for (int i = 16; i < 24; i++)
         wide |= result->sum[i] != (result->sum[15] & 0x80 ? 0xff : 0);
     char text[AMOUNT_TEXT_MAX + 49];
+    const char *sums = result->inner == PROOF_DIFF ? "the sum of their amounts grows by" : "their amounts sum up to";
     if (wide) {
         for (int i = 0; i < 24; i++)
             snprintf(text + 2 * i, 3, "%02x", result->sum[23 - i]);
-        printf(", their amounts sum up to hexadecimal %s", text);
+        printf(", %s hexadecimal %s", sums, text);
     } else {
         amount_to_text(amount_from_bytes(result->sum), text);
-        printf(", their amounts sum up to %s", text);
+        printf(", %s %s", sums, text);
     }
-    puts(result->kind == PROOF_RANGE ? ":" : "");
+    puts(result->inner == PROOF_TOTALS ? "" : ":");
+}
+
+static void print_value(struct cli_printer *printer, enum proof_tag tag, const uint8_t *value, size_t value_bytes)
+{
+    char amount[AMOUNT_TEXT_MAX];
+    if (tag == PROOF_TAG_AMOUNT && value_bytes == 16) {
+        amount_to_text(amount_from_bytes(value), amount);
+        printf("the amount %s", amount);
+        return;
+    }
+    fputs(tag == PROOF_TAG_TREE ? "the subtree " : "the value ", stdout);
+    cli_print_field(printer, value, value_bytes);
+}
+
+/* Of a difference. */
+static void print_change(struct cli_printer *printer, const struct verify_key *key)
+{
+    fputs(!key->was_present ? " is new, with " : key->present ? " has " : " is gone", stdout);
+    if (key->present)
+        print_value(printer, key->tag, key->value, key->value_bytes);
+    if (key->was_present) {
+        fputs(", it had ", stdout);
+        print_value(printer, key->old_tag, key->old_value, key->old_value_bytes);
+    }
+    putchar('\n');
+}
+
+static void print_levels(struct cli_printer *printer, const struct verify_result *result)
+{
+    for (uint32_t i = 0; i < result->levels; i++) {
+        struct verify_key key;
+        verify_level(result, i, &key);
+        fputs(i ? " in it at key " : "in the subtree at key ", stdout);
+        cli_print_field(printer, key.key, key.key_bytes);
+        fputs(i + 1 < result->levels ? "," : ":\n", stdout);
+    }
 }
 
 static void print_proven(const struct verifier *verifier, struct verify_result *result, const struct header *header,
@@ -227,27 +268,24 @@ static void print_proven(const struct verifier *verifier, struct verify_result *
         puts("the signature was not checked: the root was given");
     struct cli_printer printer = {.format = format};
     struct verify_key key;
-    if (result->kind != PROOF_KEYS)
+    print_levels(&printer, result);
+    if (result->inner == PROOF_DIFF) {
+        sodium_bin2hex(root, sizeof root, result->older_root, 32);
+        printf("since the state with the root %s (nobody's signature of which was checked)\n", root);
+    }
+    if (result->inner != PROOF_KEYS && result->inner != PROOF_MANY)
         print_range(&printer, result);
     while (verify_next(result, &key)) {
         fputs("key ", stdout);
         cli_print_field(&printer, key.key, key.key_bytes);
-        if (!key.present) {
-            puts(" is absent");
-            continue;
-        }
-        char amount[AMOUNT_TEXT_MAX];
-        if (key.tag == PROOF_TAG_AMOUNT && key.value_bytes == 16) {
-            amount_to_text(amount_from_bytes(key.value), amount);
-            printf(" has the amount %s\n", amount);
-        } else if (key.tag == PROOF_TAG_TREE) {
-            fputs(" has the subtree ", stdout);
-            cli_print_field(&printer, key.value, key.value_bytes);
+        if (result->inner == PROOF_DIFF) {
+            print_change(&printer, &key);
+        } else if (key.present) {
+            fputs(" has ", stdout);
+            print_value(&printer, key.tag, key.value, key.value_bytes);
             putchar('\n');
         } else {
-            fputs(" has the value ", stdout);
-            cli_print_field(&printer, key.value, key.value_bytes);
-            putchar('\n');
+            puts(" is absent");
         }
     }
     cli_printer_release(&printer);

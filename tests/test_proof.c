@@ -193,7 +193,7 @@ START_TEST(honest_proofs_verify)
                 absent++;
         }
         struct proof_blob file = make_file(asked, ASKED);
-        struct verify_options options = {state->summary.digest, expected, ASKED};
+        struct verify_options options = {.root = state->summary.digest, .keys = expected, .key_count = ASKED};
         struct verify_result result;
         enum verify_status status = verify_file(file.bytes, file.size, &options, &result);
         ck_assert_msg(status == VERIFY_OK, "style %d, %zu entries: %s", _i, state->count, result.reason);
@@ -265,7 +265,7 @@ static void sample_make(struct sample *sample)
         sample->expected[i] = (struct verify_expected){key, bytes};
     }
     sample->file = make_file(sample->asked, 4);
-    struct verify_options options = {sample->state->summary.digest, sample->expected, 4};
+    struct verify_options options = {.root = sample->state->summary.digest, .keys = sample->expected, .key_count = 4};
     struct verify_result result;
     ck_assert_int_eq(verify_file(sample->file.bytes, sample->file.size, &options, &result), VERIFY_OK);
 }
@@ -301,7 +301,7 @@ START_TEST(every_bit_matters_without_checksum)
     struct sample sample;
     struct verify_result result;
     sample_make(&sample);
-    struct verify_options options = {sample.state->summary.digest, sample.expected, 4};
+    struct verify_options options = {.root = sample.state->summary.digest, .keys = sample.expected, .key_count = 4};
     for (size_t bit = 0; bit < 8 * (sample.file.size - 32); bit++) {
         bool in_header = bit / 8 >= PROOF_FILE_HEAD_BYTES && bit / 8 < PROOF_FILE_HEAD_BYTES + sizeof header;
         sample.file.bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
@@ -350,7 +350,7 @@ START_TEST(expectations_are_held)
     sample_make(&sample);
     uint8_t root[32];
     memcpy(root, sample.state->summary.digest, 32);
-    struct verify_options options = {root, sample.expected, 4};
+    struct verify_options options = {.root = root, .keys = sample.expected, .key_count = 4};
     root[31] ^= 1;
     ck_assert_int_eq(verify_file(sample.file.bytes, sample.file.size, &options, &result), VERIFY_ROOT);
     ck_assert_ptr_null(result.header);
@@ -567,7 +567,30 @@ static const struct refusal refusals[] = {
     REFUSAL("\x02\x01\0\0\0", VERIFY_KEY_BYTES),
     REFUSAL("\x03\0\0", VERIFY_TRUNCATED),
     REFUSAL("\x03\0\0\x05", VERIFY_FORM),
-    REFUSAL("\x04\x01\0\0\0", VERIFY_KIND),
+    REFUSAL("\x07\x01\0\0\0", VERIFY_KIND),
+    REFUSAL("\x04\0\0\0\0", VERIFY_NO_KEYS),
+    REFUSAL("\x04\x01\x10\0\0", VERIFY_TOO_LARGE),
+    REFUSAL("\x04\x02\0\0\0\x01\0k\x01\0k", VERIFY_KEY_ORDER),
+    REFUSAL("\x04\x01\0\0\0\x01\0k\x04", VERIFY_OK),
+    REFUSAL("\x04\x01\0\0\0\x01\0k\x05", VERIFY_FORM),
+    REFUSAL("\x04\x01\0\0\0\x01\0k\x03\x01\0k\0\x01\0\0\0v", VERIFY_OK),
+    REFUSAL("\x04\x01\0\0\0\x01\0k\x03\x01\0l\0\x01\0\0\0v", VERIFY_ENTRY),
+    REFUSAL("\x04\x01\0\0\0\x01\0k\0\x01\0l\0\0\x01v", VERIFY_OK),
+    REFUSAL("\x04\x01\0\0\0\x01\0k\0\x01\0k\0\0\x01v", VERIFY_ENTRY),
+    REFUSAL("\x05\0\0", VERIFY_TRUNCATED),
+    REFUSAL("\x05\0\0\x04\x04", VERIFY_OK),
+    REFUSAL("\x05\0\0\x04\x05", VERIFY_SHARED),
+    REFUSAL("\x05\0\0\x04\x03\x01\0k\0\x01\0\0\0v", VERIFY_OK),
+    REFUSAL("\x05\0\0\x04\0\x01\0k\0\0\x01v", VERIFY_ENTRY),
+    REFUSAL("\x05\0\0\x06short", VERIFY_TRUNCATED),
+    REFUSAL("\x05\0\0\x03\x01\0k\0\x01\0\0\0v\x03\x01\0k\0\x01\0\0\0v", VERIFY_OPENED),
+    REFUSAL("\x05\0\0\x03\x01\0k\0\x01\0\0\0v\x03\x01\0k\0\x01\0\0\0w", VERIFY_OK),
+    REFUSAL("\x06\0\x01", VERIFY_LEVELS),
+    REFUSAL("\x06\x03\x01", VERIFY_LEVELS),
+    REFUSAL("\x06\x01\0", VERIFY_LEVELS),
+    REFUSAL("\x06\x01\x21", VERIFY_LEVELS),
+    REFUSAL("\x06\x01\x01\x01\0k\x02", VERIFY_LEVELS),
+    REFUSAL("\x06\x01\x01\x01\0k\x01\0\x01\0\0\0v\0\0", VERIFY_LEVELS),
     REFUSAL("\x01\x01\0\0", VERIFY_TRUNCATED),
     REFUSAL("\x01\0\0\0\0", VERIFY_NO_KEYS),
     REFUSAL("\x01\xff\xff\xff\xff\x01\0k\x02", VERIFY_TRUNCATED),

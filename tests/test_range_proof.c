@@ -235,13 +235,18 @@ START_TEST(a_range_with_a_hole_is_refused)
     memcpy(r.from, model[5].key, r.from_bytes = model[5].key_bytes);
     struct proof_blob honest, other;
     struct verify_result result;
-    prove(&everything, false, &honest); /* one pruned node: true as totals, a hole as contents */
+    prove(&everything, false, &honest); /* two pruned nodes: true as totals, a hole as contents */
     struct verify_options options = {.root = eng_snapshot_summary(snapshot)->digest};
     ck_assert_int_eq(verify_state(honest.bytes, honest.size, &options, &result), VERIFY_OK);
     ck_assert_uint_eq(result.count, entries);
     honest.bytes[0] = PROOF_RANGE;
     ck_assert_int_eq(verify_state(honest.bytes, honest.size, &options, &result), VERIFY_INCOMPLETE);
     proof_blob_free(&honest);
+    /* the whole state as one pruned node: its digest says nothing of the count beside it */
+    uint8_t whole[68] = {PROOF_TOTALS, 0, 0, 2};
+    memcpy(whole + 4, eng_snapshot_summary(snapshot), 64);
+    whole[4 + 32]++;
+    ck_assert_int_eq(verify_state(whole, sizeof whole, &options, &result), VERIFY_INCOMPLETE);
     /* the way of a bound is cut: the same node with a bound */
     prove(&r, false, &other);
     uint8_t forged[256];

@@ -131,6 +131,7 @@ static enum verify_status read_path(struct proof_reader *reader, struct key_proo
 
 enum verify_status proof_entry_read(struct proof_reader *reader, bool whole, struct trie_entry *entry)
 {
+    memset(entry, 0, sizeof *entry);
     if (!whole)
         return read_landing(reader, entry);
     struct key_proof proof = {0};
@@ -190,9 +191,9 @@ static enum verify_status check_walk(const struct key_proof *proof)
     return VERIFY_OK;
 }
 
-enum verify_status key_proof_check(const struct key_proof *proof, uint8_t root[PROOF_DIGEST_BYTES])
+enum verify_status key_proof_check(const struct key_proof *proof, struct trie_summary *root)
 {
-    memset(root, 0, PROOF_DIGEST_BYTES);
+    memset(root, 0, sizeof *root);
     if (proof->claim == PROOF_EMPTY)
         return VERIFY_OK;
     const struct trie_entry *landing = &proof->landing;
@@ -210,6 +211,6 @@ enum verify_status key_proof_check(const struct key_proof *proof, uint8_t root[P
         uint32_t bit = trie_u32(step);
         trie_combine(&own, step + 4, bit, trie_bit(landing->key, landing->key_bytes, bit));
     }
-    memcpy(root, own.bytes, PROOF_DIGEST_BYTES);
+    *root = own;
     return VERIFY_OK;
 }

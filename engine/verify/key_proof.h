@@ -20,8 +20,8 @@ struct key_proof {
 
 /* Takes one key proof off the reader. On failure the reader stands at the field that is wrong. */
 enum verify_status key_proof_read(struct proof_reader *reader, struct key_proof *proof);
-/* Checks a proof that was read and computes the root it leads to. */
-enum verify_status key_proof_check(const struct key_proof *proof, uint8_t root[PROOF_DIGEST_BYTES]);
+/* Checks a proof that was read and computes the summary of the root it leads to. */
+enum verify_status key_proof_check(const struct key_proof *proof, struct trie_summary *root);
 
 /* A key with its length before it. */
 enum verify_status proof_key_read(struct proof_reader *reader, const uint8_t **key, size_t *key_bytes);

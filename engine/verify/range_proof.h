@@ -5,9 +5,11 @@
 
 #include "key_proof.h"
 
-/* Reads and checks a proof of kind PROOF_RANGE or PROOF_TOTALS behind its kind byte; fills root, bounds, count and sum
- * of the result and where verify_next begins. On failure the reader stands near what is wrong. */
-enum verify_status range_proof_verify(struct proof_reader *reader, enum proof_kind kind, struct verify_result *result);
+/* Reads and checks a proof of kind PROOF_RANGE or PROOF_TOTALS behind its kind byte; gives the summary of the root, and
+ * fills bounds, count and sum of the result and where verify_next begins. On failure the reader stands near what is
+ * wrong. */
+enum verify_status range_proof_verify(struct proof_reader *reader, enum proof_kind kind, struct verify_result *result,
+                                      struct trie_summary *root);
 /* The next entry of a proof of kind PROOF_RANGE that was verified. */
 bool range_proof_next(struct proof_reader *reader, struct trie_entry *entry);
 

@@ -58,6 +58,39 @@ ENG_MUST_CHECK enum eng_status proof_state_range(struct eng_snapshot *snapshot, 
                                                  const uint8_t *to, size_t to_bytes, bool contents,
                                                  struct proof_blob *state);
 
+/* A state proof of 1 to PROOF_MANY_KEYS_MAX keys of a snapshot, in any order, that share nodes; it speaks of each once,
+ * in ascending order. ENG_INVALID: more keys or none, or one of a length that no key has; otherwise as above. */
+ENG_MUST_CHECK enum eng_status eng_prove_many(struct eng_snapshot *snapshot, const uint8_t *const keys[],
+                                              const size_t key_bytes[], size_t count, struct proof_blob *state);
+
+/* A state proof of what differs between two snapshots of one store in from <= key < to (NULL: open end), and that nothing
+ * else does; if nothing differs it says that the range is unchanged. In O(differences * depth). max_bytes: of the proof,
+ * 0: PROOF_BYTES_MAX. ENG_INVALID: bounds that are no keys or not in order; ENG_TOO_LARGE: over max_bytes;
+ * ENG_NO_MEMORY, ENG_DAMAGED. On failure the blob is empty. */
+ENG_MUST_CHECK enum eng_status eng_prove_diff(struct eng_snapshot *older, struct eng_snapshot *newer,
+                                              const uint8_t *from, size_t from_bytes, const uint8_t *to,
+                                              size_t to_bytes, size_t max_bytes, struct proof_blob *state);
+
+/* The range of one key alone, for eng_prove_diff: the key is unchanged if and only if nothing differs in it. Writes to
+ * (ENG_KEY_BYTES_MAX bytes) and gives its length, 0: open end. */
+size_t proof_key_range_end(const uint8_t *key, size_t key_bytes, uint8_t *to);
+
+/* One level of a way into a subtree: a key of a snapshot, whose value is a tree. */
+struct proof_level {
+    struct eng_snapshot *snapshot;
+    const uint8_t *key;
+    size_t key_bytes;
+};
+
+/* Makes a state proof of the innermost subtree one of the outermost state. levels, from the outermost in, count 1 to
+ * PROOF_LEVELS_MAX: the snapshot of each but the first is the tree at the key of the one before (eng_snapshot_tree);
+ * inner: a state proof of the tree at the last one's key, of any kind but PROOF_NESTED. older: the same for the older
+ * state if inner is a PROOF_DIFF, with the same keys, NULL otherwise. ENG_INVALID: a key without a tree, another number
+ * of levels, an inner proof of another kind; ENG_TOO_LARGE, ENG_NO_MEMORY, ENG_DAMAGED. That the levels fit together is
+ * not checked here (verify_state does). */
+ENG_MUST_CHECK enum eng_status eng_prove_nested(const struct proof_level *levels, const struct proof_level *older,
+                                                size_t count, const struct proof_blob *inner, struct proof_blob *state);
+
 /* The proof file of a signed header and a state proof: what `pando verify` reads. ENG_TOO_LARGE, ENG_NO_MEMORY. */
 ENG_MUST_CHECK enum eng_status proof_file(const uint8_t *header, size_t header_bytes, const struct proof_blob *state,
                                           struct proof_blob *file);

@@ -13,7 +13,8 @@
  *
  * A proof says nothing about who signed the header: the header is opaque bytes here. What is proven is: IF result.root
  * is the root of a state THEN each key is present in it with that tag and value, or absent from it; THEN the entries of
- * a range are these and no others; THEN a range has this count and this sum of amounts.
+ * a range are these and no others; THEN a range has this count and this sum of amounts; THEN, if older_root is the root
+ * of a state too, these keys and no others differ between them in a range; THEN one of these holds of a subtree in it.
  *
  * A proof FILE (integers little-endian):
  *
@@ -69,9 +70,47 @@
  * the same side of b as L. No node on the way tests e itself, or L would not be on it. So every part of the trie off
  * the way of b is wholly below b or wholly not below it.
  *
- * Every encoding is the only one of what it says (no spare bytes, no second form). Untrusted input: nothing is
- * allocated (for ranges a stack of at most 9,225 open nodes), time and reads are bounded by the size, no byte outside
- * [bytes, bytes + size) is read.
+ * In kinds 2 and 3 the root itself is never pruned: only the node above a part vouches for its count and sum.
+ *
+ * Kind 4, many keys that share nodes, continues with u32 number of keys (1..4096), the keys, each u16 key bytes | key,
+ * strictly ascending, and the trie in pre-order with tokens 0 to 4. Valid if and only if bits ascend on every way down;
+ * a node is there (not pruned) exactly if a key, following its own bits from the root, comes to it; and an entry is
+ * whole exactly if it is of an asked key. Such a key is present with that value; the others are absent: they end at an
+ * entry that is another key's.
+ *
+ * Kind 5, what differs between an older and a newer state, continues with the two bounds as above, and
+ *
+ *     token 6, the same   the digest of both states, 32 bytes, not zero: they are one and the same
+ *
+ * or the older trie, then the newer one, each in pre-order with tokens 0 to 4, in both of which there is also
+ *
+ *     token 5, shared     in the older trie: the summary of all below, 64 bytes; in the newer one: nothing, it is that
+ * of the next shared part of the older one
+ *
+ * Valid if and only if, beside what holds for the contents of a range: the two roots differ (or both states are empty);
+ * both tries have equally many shared parts, none of them on the way of a bound; whole are those entries inside the
+ * range that are in one trie only, or in both with different values; an entry inside that is not whole is the landing
+ * entry of a bound and is in both tries with the same value; no inner node is opened in both whose two sides are
+ * shared.
+ *
+ * Why this proves a difference complete: each trie alone is a range proof, in which every part inside the range is
+ * given or shared. A shared part has one digest, bound by both roots, so both states have the same entries in it. All
+ * other entries inside are given, so what differs is among them, and there for all to see. No whole entry at all (count
+ * 0) says: UNCHANGED, every key from <= key < to has the same contents, or absence, in both states. One key K is the
+ * range from K to K with a byte 0 behind it (K of 1,024 bytes: to the first key behind all that begin with K).
+ *
+ * Kind 6, something inside a subtree, continues with u8 number of chains | u8 number of levels (1..32), for each chain
+ * and level from the outermost one a key proof as in kind 1, its claim 1 and its tag 2, tree; then a whole state proof
+ * of another kind. Chains are 2 if that kind is 5, else 1: first the one that begins at the older root, then the one
+ * from the newer root, through the same keys. Valid if and only if each key proof of a chain but the first leads to a
+ * root whose summary, 64 bytes, is the value of the one before it, and the inner proof to one whose summary is the
+ * value of the last (token 6, the same: whose digest is). A summary is part of its entry's digest; so what is proven of
+ * the innermost root is proven of the subtree at the end of the keys in the state of the outermost one.
+ *
+ * Every encoding is the only one of what it says, with one exception: a part outside the range of a difference that
+ * both tries have may be pruned in both or shared. Untrusted input: of memory a range takes at most 9,225 open nodes,
+ * many keys also 16 bytes for each of them, the other kinds nothing; time is bounded by the size (many keys: times the
+ * 4,096), no byte outside [bytes, bytes + size) is read.
  *
  * The digest rule itself is described in pando/digest.h.
  */
@@ -95,8 +134,10 @@
 #define PROOF_KEY_BYTES_MAX 1024u
 #define PROOF_VALUE_BYTES_MAX (16u << 20)
 #define PROOF_VALUE_INLINE_MAX 64u
+#define PROOF_MANY_KEYS_MAX 4096u
+#define PROOF_LEVELS_MAX 32u
 
-enum proof_kind { PROOF_KEYS = 1, PROOF_RANGE = 2, PROOF_TOTALS = 3 };
+enum proof_kind { PROOF_KEYS = 1, PROOF_RANGE = 2, PROOF_TOTALS = 3, PROOF_MANY = 4, PROOF_DIFF = 5, PROOF_NESTED = 6 };
 enum proof_claim { PROOF_ABSENT = 0, PROOF_PRESENT = 1, PROOF_EMPTY = 2 };
 enum proof_tag { PROOF_TAG_BYTES = 0, PROOF_TAG_AMOUNT = 1, PROOF_TAG_TREE = 2 };
 
@@ -129,6 +170,13 @@ enum proof_tag { PROOF_TAG_BYTES = 0, PROOF_TAG_AMOUNT = 1, PROOF_TAG_TREE = 2 }
     X(VERIFY_BOUNDS, "the lower bound is not below the upper one")                                                     \
     X(VERIFY_INCOMPLETE, "a part of the range is left out")                                                            \
     X(VERIFY_ENTRY, "an entry is whole though it is not of the range, or the other way round")                         \
+    X(VERIFY_KEY_ORDER, "the keys do not ascend")                                                                      \
+    X(VERIFY_PRUNED, "a part is left out that must be there")                                                          \
+    X(VERIFY_OPENED, "a part is there that must be left out")                                                          \
+    X(VERIFY_SHARED, "a part said to be in both states is not")                                                        \
+    X(VERIFY_OLDER_ROOT, "does not lead to the expected older root")                                                   \
+    X(VERIFY_LEVELS, "does not lead through the subtrees it should")                                                   \
+    X(VERIFY_SUMMARY, "does not lead to the subtree of the level above it")                                            \
     X(VERIFY_MEMORY, "out of memory")
 
 enum verify_status {
@@ -148,6 +196,11 @@ struct verify_key {
     enum proof_tag tag; /* of the value, if present */
     const uint8_t *value;
     size_t value_bytes; /* 0 if absent */
+    /* PROOF_DIFF, where the above is of the newer state: the same of the older one. */
+    bool was_present;
+    enum proof_tag old_tag;
+    const uint8_t *old_value;
+    size_t old_value_bytes;
 };
 
 struct verify_expected {
@@ -157,9 +210,14 @@ struct verify_expected {
 
 /* All zero, or NULL in place of it: nothing is expected. */
 struct verify_options {
-    const uint8_t *root;                /* 32 bytes, or NULL: any root */
+    const uint8_t *root;                /* 32 bytes, or NULL: any root (PROOF_DIFF: the newer one) */
+    const uint8_t *older_root;          /* the same of the older one; given, only a PROOF_DIFF will do */
     const struct verify_expected *keys; /* the keys the proof must speak of, in this order and no others; NULL: any */
     size_t key_count;                   /* read only if keys is not NULL */
+    /* The keys of the subtrees the proof must lead through, from the outermost. With keys or levels given it must lead
+     * through these and no others (level_count 0: it must not be of a subtree); with neither, through any. */
+    const struct verify_expected *levels;
+    size_t level_count;
 };
 
 struct verify_result {
@@ -169,15 +227,21 @@ struct verify_result {
     const uint8_t *header; /* into the bytes verified; NULL for a state proof without a file around it */
     size_t header_bytes;
     enum proof_kind kind;
-    uint32_t key_count; /* PROOF_KEYS */
-    /* PROOF_RANGE, PROOF_TOTALS: from <= key < to (NULL: open), into the bytes verified; how many entries the range
-     * has, and the sum of the amounts among them: 192-bit two's complement, little-endian. */
+    /* PROOF_NESTED: root (and older_root) are those of the outermost state, all below is said of the subtree at the end
+     * of this many keys (verify_level), and this is the kind of what is said. Otherwise: 0, kind. */
+    uint32_t levels;
+    enum proof_kind inner;
+    uint32_t key_count; /* PROOF_KEYS, PROOF_MANY */
+    /* PROOF_RANGE, PROOF_TOTALS, PROOF_DIFF: from <= key < to (NULL: open), into the bytes verified; how many entries
+     * the range has, and the sum of the amounts among them: 192-bit two's complement, little-endian. PROOF_DIFF: how
+     * many keys differ in the range (0: unchanged), and by how much its sum has grown. */
     const uint8_t *from, *to;
     size_t from_bytes, to_bytes;
     uint64_t count;
     uint8_t sum[24];
+    uint8_t older_root[PROOF_DIGEST_BYTES]; /* PROOF_DIFF */
     /* Where verify_next is: private. */
-    const uint8_t *next, *end;
+    const uint8_t *next, *end, *other, *other_end, *chain, *chain_end;
     uint32_t keys_left;
 };
 
@@ -192,8 +256,12 @@ enum verify_status verify_state(const uint8_t *bytes, size_t size, const struct 
                                 struct verify_result *result) __attribute__((warn_unused_result));
 
 /* The next key of a proof that was verified, in the order of the file (PROOF_RANGE: the next entry, in key order;
- * PROOF_TOTALS: none); false: there are no more. result must come from
- * a call that returned VERIFY_OK (asserted). */
+ * PROOF_DIFF: the next key that differs, in key order; PROOF_TOTALS: none; PROOF_NESTED: as the inner kind); false:
+ * there are no more. result must come from a call that returned VERIFY_OK (asserted). */
 bool verify_next(struct verify_result *result, struct verify_key *key);
+
+/* PROOF_NESTED: the key of a level, 0 the outermost, and its value, the summary of the subtree (PROOF_DIFF inside: also
+ * the old one). level < result->levels (asserted). */
+void verify_level(const struct verify_result *result, uint32_t level, struct verify_key *key);
 
 #endif

@@ -13,10 +13,12 @@
 #include "pando/verify.h"
 
 #define TURNS 501
+#define MANY 16
+#define CHANGES 100
 #define STEPS_MAX 256
 
 static struct eng *eng;
-static struct eng_snapshot *snapshot;
+static struct eng_snapshot *snapshot, *older; /* CHANGES keys lie between them */
 static uint64_t keys;
 
 static void must(bool ok, const char *what)
@@ -67,6 +69,22 @@ static void load(void)
     }
 }
 
+/* Another version, in which some amounts are others. */
+static void change(void)
+{
+    uint64_t tag;
+    struct eng_batch *batch;
+    must(eng_head(eng, 0, &tag, NULL) == ENG_OK, "head");
+    must(eng_batch_open(eng, 0, NULL, &batch) == ENG_OK, "batch");
+    for (uint64_t i = 0; i < CHANGES; i++) {
+        uint8_t key[32], value[16] = {1, (uint8_t)i};
+        make_key(i * (keys / CHANGES), key);
+        must(eng_batch_put(batch, key, 32, (struct eng_value){ENG_AMOUNT, value, 16}) == ENG_OK, "put");
+    }
+    must(eng_batch_freeze(batch) == ENG_OK && eng_commit(batch, tag + 1, NULL) == ENG_OK, "commit");
+    eng_batch_close(&batch);
+}
+
 /* ---- one key ---- */
 
 struct way {
@@ -96,38 +114,92 @@ static void landing(void *context, const uint8_t *key, size_t key_bytes, const s
     way->path.steps = way->steps;
 }
 
-static void prove_key(uint64_t id, struct proof_blob *proof)
+/* Each with its own path. */
+static void prove_keys(uint64_t id, size_t count, struct proof_blob *proof)
 {
-    static struct way way;
-    uint8_t key[32];
-    make_key(id, key);
-    way.path.step_count = 0;
-    must(eng_path(snapshot, key, 32, step, landing, &way) == ENG_OK, "path");
-    struct proof_key asked = {.key = key, .key_bytes = 32, .path = way.path};
-    must(proof_state_keys(&asked, 1, proof) == ENG_OK, "proof");
+    static struct way ways[MANY];
+    static uint8_t bytes[MANY][32];
+    struct proof_key asked[MANY];
+    for (size_t i = 0; i < count; i++) {
+        make_key(i ? mix(id + i) % keys : id, bytes[i]);
+        ways[i].path.step_count = 0;
+        must(eng_path(snapshot, bytes[i], 32, step, landing, &ways[i]) == ENG_OK, "path");
+        asked[i] = (struct proof_key){.key = bytes[i], .key_bytes = 32, .path = ways[i].path};
+    }
+    must(proof_state_keys(asked, count, proof) == ENG_OK, "proof");
+}
+
+/* The same keys, sharing nodes. */
+static void prove_many(uint64_t id, struct proof_blob *proof)
+{
+    uint8_t bytes[MANY][32];
+    const uint8_t *asked[MANY];
+    size_t key_bytes[MANY];
+    for (size_t i = 0; i < MANY; i++) {
+        make_key(i ? mix(id + i) % keys : id, bytes[i]);
+        asked[i] = bytes[i];
+        key_bytes[i] = 32;
+    }
+    must(eng_prove_many(snapshot, asked, key_bytes, MANY, proof) == ENG_OK, "proof");
 }
 
 /* ---- all kinds ---- */
 
-enum kind { PRESENCE, ABSENCE, RANGE_100, TOTALS_TENTH, KINDS };
-static const char *const names[KINDS] = {"presence", "absence", "range of about 100", "count and sum of a tenth"};
+enum kind {
+    PRESENCE,
+    ABSENCE,
+    SINGLE_16,
+    MANY_16,
+    RANGE_100,
+    TOTALS_TENTH,
+    DIFF_ALL,
+    UNCHANGED_KEY,
+    UNCHANGED_100,
+    KINDS
+};
+static const char *const names[KINDS] = {"presence",
+                                         "absence",
+                                         "16 keys each by itself",
+                                         "16 keys sharing nodes",
+                                         "range of about 100",
+                                         "count and sum of a tenth",
+                                         "difference of 100 changed keys",
+                                         "unchanged key since",
+                                         "range of about 100 since"};
 
 static void prove(enum kind kind, uint64_t turn, struct proof_blob *proof)
 {
-    if (kind == PRESENCE || kind == ABSENCE) {
-        prove_key(kind == PRESENCE ? mix(turn) % keys : keys + turn, proof);
+    if (kind <= SINGLE_16) {
+        prove_keys(kind == ABSENCE ? keys + turn : mix(turn) % keys, kind == SINGLE_16 ? MANY : 1, proof);
         return;
     }
-    uint8_t from[32], to[32];
+    if (kind == MANY_16) {
+        prove_many(mix(turn) % keys, proof);
+        return;
+    }
+    if (kind == DIFF_ALL) {
+        must(eng_prove_diff(older, snapshot, NULL, 0, NULL, 0, 0, proof) == ENG_OK, "proof");
+        return;
+    }
+    uint8_t from[32], to[33];
     make_key(mix(turn) % keys, from);
+    if (kind == UNCHANGED_KEY) {
+        memcpy(to, from, 32);
+        to[32] = 0;
+        must(eng_prove_diff(older, snapshot, from, 32, to, 33, 0, proof) == ENG_OK, "proof");
+        return;
+    }
     memcpy(to, from, 32);
-    uint64_t at = 0, width = kind == RANGE_100 ? UINT64_MAX / keys * 100 : UINT64_MAX / 10;
+    uint64_t at = 0, width = kind != TOTALS_TENTH ? UINT64_MAX / keys * 100 : UINT64_MAX / 10;
     for (int i = 0; i < 8; i++)
         at = at << 8 | from[i];
     at = at > UINT64_MAX - width ? UINT64_MAX : at + width;
     for (int i = 0; i < 8; i++)
         to[i] = (uint8_t)(at >> (56 - 8 * i));
-    must(proof_state_range(snapshot, from, 32, to, 32, kind == RANGE_100, proof) == ENG_OK, "proof");
+    if (kind == UNCHANGED_100)
+        must(eng_prove_diff(older, snapshot, from, 32, to, 32, 0, proof) == ENG_OK, "proof");
+    else
+        must(proof_state_range(snapshot, from, 32, to, 32, kind == RANGE_100, proof) == ENG_OK, "proof");
 }
 
 static int by_value(const void *a, const void *b)
@@ -157,6 +229,8 @@ static void measure(enum kind kind)
         made[turn] = middle - start;
         bytes[turn] = proof.size;
         struct verify_key key;
+        if (kind == DIFF_ALL)
+            must(result.count == CHANGES, "what differs");
         if (kind <= ABSENCE)
             must(verify_next(&result, &key) && key.present == (kind == PRESENCE), "what the proof says");
         proof_blob_free(&proof);
@@ -176,10 +250,13 @@ int main(int argc, char **argv)
     struct eng_options options = {.path = dir, .create = true};
     must(eng_open(&options, &eng) == ENG_OK, "open");
     load();
+    must(eng_snapshot_open(eng, 0, ENG_HEAD, &older) == ENG_OK, "snapshot");
+    change();
     must(eng_snapshot_open(eng, 0, ENG_HEAD, &snapshot) == ENG_OK, "snapshot");
     puts("kind,keys,bytes,make_us,verify_us");
     for (int kind = 0; kind < KINDS; kind++)
         measure((enum kind)kind);
+    eng_snapshot_close(&older);
     eng_snapshot_close(&snapshot);
     eng_close(&eng);
     char command[64];

@@ -214,40 +214,83 @@ enum eng_status segments_protect(struct store *store, uint64_t number)
     return status;
 }
 
+/* Are there more than keep free segments whose space was not given back? Needs segments.lock. */
+static bool segments_whole(const struct segments *segments, uint32_t keep)
+{
+    uint32_t whole = 0;
+    for (uint32_t i = segments->free_count; i-- > 0 && whole <= keep;)
+        whole += !segments->table[segments->free[i]].punched;
+    return whole > keep;
+}
+
+/* The place on the stack of the free segment to take: for the compactor the lowest (downwards, so that store_shrink
+ * finds the end free), else the top; among those whose space was not given back if whole. Needs segments.lock. */
+static uint32_t segment_preferred(const struct segments *segments, bool compactor, bool whole)
+{
+    uint32_t at = UINT32_MAX;
+    for (uint32_t i = segments->free_count; i-- > 0 && (compactor || at == UINT32_MAX);) {
+        if (whole && segments->table[segments->free[i]].punched)
+            continue;
+        if (at == UINT32_MAX || segments->free[i] < segments->free[at])
+            at = i;
+    }
+    return at;
+}
+
+/* Fills a hole, any. ENG_FULL: none can be. Needs segments.lock. */
+static enum eng_status segments_fill_one(struct store *store)
+{
+    const struct segments *segments = &store->segments;
+    enum eng_status status = ENG_OK;
+    for (uint32_t i = segments->free_count; i-- > 0;) {
+        bool hole = segments->table[segments->free[i]].punched;
+        status = hole ? segment_unpunch(store, segments->free[i]) : status;
+        if (hole && status != ENG_FULL)
+            return status;
+    }
+    return status;
+}
+
+/* A free segment with its space, one more of which is left for each that keep promises to others. On a full disk holes
+ * cannot be filled: one that has its space is taken instead. Needs segments.lock. */
+static enum eng_status segment_choose(struct store *store, bool compactor, uint32_t keep, uint32_t *at)
+{
+    struct segments *segments = &store->segments;
+    *at = segment_preferred(segments, compactor, false);
+    enum eng_status status = segment_unpunch(store, segments->free[*at]);
+    if (status == ENG_OK && segments_whole(segments, keep))
+        return ENG_OK;
+    if (status == ENG_OK) /* it is promised */
+        return segments_fill_one(store);
+    if (status != ENG_FULL || !segments_whole(segments, keep))
+        return status;
+    *at = segment_preferred(segments, compactor, true);
+    return ENG_OK;
+}
+
 enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segment)
 {
     struct segments *segments = &store->segments;
     enum eng_status status = ENG_OK;
+    uint32_t at = 0;
     pthread_mutex_lock(&segments->lock);
     uint32_t floor = compactor ? segments->reserved : 1;
     if (segments->free_count <= floor)
         segments_reclaim(store);
     while (segments->free_count <= floor && status == ENG_OK)
         status = segment_extend(store);
+    if (status == ENG_OK)
+        status = segment_choose(store, compactor, floor, &at);
+    if (status == ENG_OK)
+        status = segment_set_read_only(store, segments->free[at], false);
     if (status == ENG_OK) {
-        uint32_t top = segments->free_count - 1, at = top;
-        for (uint32_t i = 0; compactor && i < top; i++) /* downwards, so that store_shrink finds the end free */
-            if (segments->free[i] < segments->free[at])
-                at = i;
-        status = segment_unpunch(store, segments->free[at]);
-        for (uint32_t i = segments->free_count; status != ENG_OK && i-- > 0;) /* another one may have its space */
-            if (!segments->table[segments->free[i]].punched) {
-                at = i;
-                status = ENG_OK;
-            }
         uint32_t n = segments->free[at];
-        if (status == ENG_OK)
-            status = segment_set_read_only(store, n, false);
-        if (status) {
-            pthread_mutex_unlock(&segments->lock);
-            return status;
-        }
-        memmove(segments->free + at, segments->free + at + 1, (top - at) * sizeof *segments->free);
-        segments->free_count = top;
+        segments->free_count--;
+        memmove(segments->free + at, segments->free + at + 1, (segments->free_count - at) * sizeof *segments->free);
         if (at < segments->free_low)
             segments->free_low = at;
         struct segment *taken = &segments->table[n];
-        assert(taken->state == SEGMENT_FREE && !taken->compacting);
+        assert(taken->state == SEGMENT_FREE && !taken->compacting && taken->heap_at == 0);
         taken->state = SEGMENT_OPEN;
         taken->captured = 0;
         taken->damaged = false;
@@ -292,6 +335,25 @@ enum eng_status segments_punch(struct store *store)
     return status;
 }
 
+/* Makes sure that this many free segments have their space. Needs segments.lock. */
+static enum eng_status segments_fill_holes(struct store *store, uint32_t count)
+{
+    struct segments *segments = &store->segments;
+    enum eng_status status = ENG_OK;
+    for (uint32_t i = segments->free_count; i-- > 0 && !segments_whole(segments, count - 1);) { /* taken from the top */
+        enum eng_status filled = segment_unpunch(store, segments->free[i]);
+        if (filled != ENG_OK && filled != ENG_FULL)
+            return filled;
+        status = filled != ENG_OK ? filled : status;
+    }
+    while (!segments_whole(segments, count - 1)) {
+        enum eng_status extended = status == ENG_OK ? segment_extend(store) : status;
+        if (extended != ENG_OK)
+            return extended;
+    }
+    return ENG_OK;
+}
+
 enum eng_status segments_reserve(struct store *store, uint32_t count)
 {
     struct segments *segments = &store->segments;
@@ -300,8 +362,8 @@ enum eng_status segments_reserve(struct store *store, uint32_t count)
     segments_reclaim(store);
     while (segments->free_count < (uint64_t)count + 1 && status == ENG_OK)
         status = segment_extend(store);
-    for (uint32_t i = 0; i <= count && status == ENG_OK; i++) /* taken from the top */
-        status = segment_unpunch(store, segments->free[segments->free_count - 1 - i]);
+    if (status == ENG_OK)
+        status = segments_fill_holes(store, count + 1);
     if (status == ENG_OK)
         segments->reserved = count;
     pthread_mutex_unlock(&segments->lock);
@@ -327,6 +389,8 @@ enum eng_status segments_cut(struct store *store, bool keep_reserved)
         assert(segments->free_count - kept == segments->total - total);
         segments->free_count = kept;
         segments->total = total;
+        if (segments->free_low > kept)
+            segments->free_low = kept;
         segments->reserved = keep_reserved ? segments->reserved : 0;
     }
     pthread_mutex_unlock(&segments->lock);

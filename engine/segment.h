@@ -60,7 +60,8 @@ static inline uint32_t segment_start(uint32_t segment)
     return segment == 0 ? SEGMENT_HEADER_BYTES / UNIT_BYTES : 0;
 }
 
-/* A free segment becomes OPEN, extending the file if there is none. One is always left for the compactor.
+/* A free segment becomes OPEN, extending the file if there is none. One is always left for the compactor, and it leaves
+ * those that were promised; on a full disk only those count whose space was not given back.
  * ENG_FULL, ENG_IO: nothing changed. Any thread. */
 ENG_MUST_CHECK enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segment);
 /* An OPEN segment is full; fill in units, live already settled. */

@@ -207,6 +207,64 @@ START_TEST(full_disk)
 }
 END_TEST
 
+static void always_full(void *context, struct disk *full, uint64_t n)
+{
+    (void)context;
+    (void)n;
+    disk_sim_fail(full, UINT64_MAX, ENG_FULL); /* one before the next: the one that is about to be made */
+}
+
+/* Free segments whose space was given back cannot be had on a full disk: those that still have theirs are taken. */
+START_TEST(full_disk_with_holes)
+{
+    MODEL_OK(store_open(&options, &store));
+    uint64_t born = begin(0);
+    uint32_t ids[200];
+    for (uint32_t i = 0; i < 200; i++)
+        ids[i] = alloc(1000, i);
+    commit(1, ids[0]);
+    (void)begin(0);
+    for (uint32_t i = 0; i < 199; i++)
+        store_kill(store_arena(store, 0), ids[i], born);
+    commit(2, ids[199]);
+    MODEL_OK(store_drop(store, 0, 1));
+    for (uint64_t n = 0; n < 2; n++)
+        checkpoint(n);
+    MODEL_OK(store_reserve(store, 40000, 10));
+    struct segments *segments = &store->segments;
+    uint32_t promised = segments->reserved, whole = promised + 3, holes = 0, lowest = UINT32_MAX, take;
+    ck_assert_uint_gt(segments->free_count, whole + 2);
+    for (uint32_t i = 0; i < segments->free_count; i++) /* all but some in the middle have no space, nor the lowest */
+        if (i < 2 || i >= 2 + whole) {
+            segments->table[segments->free[i]].punched = true;
+            holes++;
+        }
+    for (uint32_t i = 0; i < segments->free_count; i++)
+        if (segments->free[i] < lowest)
+            lowest = segments->free[i];
+    if (!segments->table[lowest].punched) {
+        segments->table[lowest].punched = true;
+        whole--;
+    }
+    ck_assert_uint_gt(holes, 3);
+    disk_sim_watch(disk, always_full, NULL);    /* from here on nothing can be had from the disk */
+    for (uint32_t i = promised; i < whole; i++) /* the compactor leaves what was promised */
+        MODEL_OK(segment_take(store, true, &take));
+    ck_assert_int_eq(segment_take(store, true, &take), ENG_FULL);
+    for (uint32_t i = 1; i < promised; i++) { /* and this one leaves one for the compactor */
+        MODEL_OK(segment_take(store, false, &take));
+        ck_assert(!segments->table[take].punched);
+    }
+    ck_assert_int_eq(segment_take(store, false, &take), ENG_FULL);
+    ck_assert_int_eq(store_reserve(store, 40000, 10), ENG_FULL);
+    disk_sim_watch(disk, NULL, NULL);
+    disk_sim_fail(disk, 1u << 30, ENG_FULL);
+    MODEL_OK(segment_take(store, false, &take)); /* there is space again */
+    MODEL_OK(store_reserve(store, 40000, 10));
+    ck_assert(readable(ids[199], 1000, 199));
+}
+END_TEST
+
 /* Every disk call of a checkpoint fails once. */
 START_TEST(failing_checkpoint)
 {
@@ -272,6 +330,7 @@ int main(void)
     tcase_add_test(faults, older_slot_is_refused);
     tcase_add_test(faults, compact_over_damaged_dead);
     tcase_add_test(faults, full_disk);
+    tcase_add_test(faults, full_disk_with_holes);
     tcase_add_test(faults, failing_checkpoint);
     tcase_set_timeout(faults, 60);
     suite_add_tcase(suite, faults);

@@ -144,6 +144,8 @@ static enum eng_status compact_object(struct store *store, uint32_t id, uint64_t
     _Atomic uint64_t *live = &store->segments.table[arena->segment].live;
     atomic_fetch_add_explicit(live, units,
                               memory_order_relaxed); /* before the word names it: it may be freed at once */
+    /* relaxed: made known by the subtraction in segment_release */
+    atomic_store_explicit(&store->segments.table[segment_of(store, from)].moved_out, true, memory_order_relaxed);
     uint64_t to = (word & ~((1ull << CONTROL_LOCATION_BITS) - 1)) | arena->position | CONTROL_VERIFIED;
     /* release: partner of the acquire in store_object, the copy is whole; a reader may set VERIFIED meanwhile */
     while (!atomic_compare_exchange_strong_explicit(&store->view.control[id], &word, to, memory_order_acq_rel,

@@ -197,9 +197,7 @@ enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t value_bytes
      * for each batch that may wait, and what the new keys need by themselves. */
     uint64_t bytes = keys * 2u * eng->leaf_bytes + 2u * value_bytes + 64u * 4096u;
     if (bytes > eng->segment_bytes) {
-        struct store_statistics store;
-        store_stats(eng->store, &store);
-        uint64_t most = ENG_BATCH_DEPTH_MAX * store.live_bytes + 3u * value_bytes + keys * 512u;
+        uint64_t most = ENG_BATCH_DEPTH_MAX * store_live_bytes(eng->store) + 3u * value_bytes + keys * 512u;
         bytes = bytes < most ? bytes : most;
     }
     return store_reserve(eng->store, bytes, keys * 4u + 256u);
@@ -298,5 +296,8 @@ void eng_stats(struct eng *eng, struct eng_statistics *statistics)
         .snapshots = store.pins,
         .oldest_root = store.pinned_lineage,
         .oldest_tag = store.pinned_tag,
+        .oldest_ms = store.pinned_ms,
+        .reader_bytes = store.reader_bytes,
+        .versions_waiting = store.versions_waiting,
     };
 }

@@ -24,7 +24,7 @@
 #define BUSY_UNTIL_PERCENT 55u
 #define IDLE_BELOW_PERCENT 75u
 #define IDLE_UNTIL_PERCENT 80u
-#define LOOK_EVERY_S 1
+#define LOOK_EVERY_S 1u
 
 void store_lock_maintenance(struct store *store)
 {
@@ -61,12 +61,19 @@ void maintenance_cooled(struct store *store)
 }
 
 /* Compacts while it is due and nothing more important waits. Needs checkpoint.lock, gives it up meanwhile. */
-static void maintenance_compact(struct store *store, bool idle)
+static void maintenance_compact(struct store *store, bool idle, uint64_t *looked_ms)
 {
     struct checkpoint *checkpoint = &store->checkpoint;
     bool more = true;
     uint32_t until = idle ? IDLE_UNTIL_PERCENT : BUSY_UNTIL_PERCENT;
     pthread_mutex_unlock(&checkpoint->lock);
+    uint64_t now = clock_ms();
+    if (now - *looked_ms >= LOOK_EVERY_S * 1000) { /* so that a reader that is stuck is known when somebody asks */
+        pthread_mutex_lock(&store->segments.lock);
+        (void)readers_look(store);
+        pthread_mutex_unlock(&store->segments.lock);
+        *looked_ms = now;
+    }
     bool due = compact_due(store, idle ? IDLE_BELOW_PERCENT : BUSY_BELOW_PERCENT);
     pthread_mutex_lock(&checkpoint->lock);
     while (due && more && !checkpoint->stop && !atomic_load_explicit(&checkpoint->running, memory_order_relaxed)) {
@@ -87,7 +94,7 @@ static void *maintenance_run(void *context)
 {
     struct store *store = context;
     struct checkpoint *checkpoint = &store->checkpoint;
-    uint64_t seen = 0; /* generation at the last look */
+    uint64_t seen = 0, looked_ms = 0; /* generation at the last look; when the readers were looked at */
     bool idle = false;
     pthread_mutex_lock(&checkpoint->lock);
     while (!checkpoint->stop || atomic_load_explicit(&checkpoint->running, memory_order_relaxed)) {
@@ -98,7 +105,7 @@ static void *maintenance_run(void *context)
             pthread_mutex_lock(&checkpoint->lock);
         } else if (checkpoint->hint) {
             checkpoint->hint = false;
-            maintenance_compact(store, idle);
+            maintenance_compact(store, idle, &looked_ms);
             idle = false;
         } else {
             struct timespec until;

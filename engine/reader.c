@@ -12,6 +12,10 @@
  * If it is seen, it names an epoch that is old enough to hold the segment back. Without membarrier the stores and loads
  * are seq_cst, which says the same by their one order. An epoch older than necessary in a slot only delays.
  *
+ * Entering writes no time stamp. Who looks at the readers (the statistics, the maintenance thread every second) notes
+ * when it first found a slot in its epoch, and begins a new one: a slot that shows the same epoch at the next look has
+ * not been left in between, so a reader that is stuck is told from one that comes often.
+ *
  * A thread finds its slot of a store in a small thread-local table by the store's uid, which is never reused in the
  * process; so stores may be opened, closed and opened again, several at a time. When a thread ends, a pthread key
  * gives its slots back, but only those of stores still in the registry of open ones.
@@ -163,7 +167,8 @@ static struct reader *reader_take(struct store *store)
             reader = &store->readers.slots[i];
     if (reader) {
         reader->taken = true;
-        reader->thread = (int32_t)syscall(SYS_gettid);
+        /* relaxed: only for the statistics */
+        atomic_store_explicit(&reader->thread, (int32_t)syscall(SYS_gettid), memory_order_relaxed);
         holder->held[holder->count++] = (struct held){store->readers.uid, reader};
     }
     pthread_mutex_unlock(&registry.lock);
@@ -219,59 +224,55 @@ uint64_t epoch_advance(struct store *store)
     return atomic_fetch_add_explicit(&store->readers.epoch, 1, memory_order_seq_cst);
 }
 
-static uint64_t clock_ms(void)
+uint64_t clock_ms(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* Entering stays free: whoever looks at the slots notes when a reader was first seen in an epoch. */
-static void note_reader(struct reader *reader, uint64_t seen)
+struct epochs epoch_oldest(struct store *store)
 {
-    if (reader->noted == seen)
-        return;
-    reader->noted = seen;
-    reader->noted_ms = seen ? clock_ms() : 0;
-}
-
-uint64_t epoch_oldest(struct store *store)
-{
-    uint64_t oldest = UINT64_MAX;
+    struct epochs epochs = {UINT64_MAX, UINT64_MAX};
     if (asymmetric) {
         /* every running thread passes a full barrier: the other half of reader_enter */
         long failed = syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
         if (failed)
-            return 0; /* cannot be, once registered; nothing is given free then */
+            return (struct epochs){0, 0}; /* cannot be, once registered; nothing is given free then */
     }
     for (size_t i = 0; i <= ENG_READERS_MAX; i++) {
         /* seq_cst: partner of the store in reader_enter */
         uint64_t seen = atomic_load_explicit(&store->readers.slots[i].seen, memory_order_seq_cst);
-        if (seen && seen < oldest)
-            oldest = seen;
-        note_reader(&store->readers.slots[i], seen);
+        if (seen && seen < epochs.oldest)
+            epochs.oldest = seen;
+        if (seen && i == READER_WRITER)
+            epochs.writer = seen;
     }
-    return oldest;
+    return epochs;
 }
 
-void readers_inside(struct store *store, uint32_t *count, int32_t *thread, uint64_t *ms)
+struct readers_inside readers_look(struct store *store)
 {
+    struct readers_inside inside = {.seen = UINT64_MAX};
     uint64_t now = clock_ms(), since = UINT64_MAX;
-    *count = 0;
-    *thread = 0;
-    *ms = 0;
     for (size_t i = 0; i < ENG_READERS_MAX; i++) {
-        struct reader *reader = &store->readers.slots[i];
+        const struct reader *reader = &store->readers.slots[i];
+        struct reader_note *note = &store->readers.notes[i];
         /* relaxed: a look at the moment */
         uint64_t seen = atomic_load_explicit(&reader->seen, memory_order_relaxed);
-        note_reader(reader, seen);
+        if (seen != note->seen)
+            *note = (struct reader_note){.seen = seen, .ms = now};
         if (!seen)
             continue;
-        ++*count;
-        if (reader->noted_ms < since) {
-            since = reader->noted_ms;
-            *thread = reader->thread;
-            *ms = now - since;
+        inside.count++;
+        inside.seen = seen < inside.seen ? seen : inside.seen;
+        if (note->ms < since) {
+            since = note->ms;
+            inside.thread = atomic_load_explicit(&reader->thread, memory_order_relaxed);
+            inside.ms = now - since;
         }
     }
+    if (inside.count)
+        (void)epoch_advance(store);
+    return inside;
 }

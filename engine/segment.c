@@ -8,7 +8,8 @@
  * live counts the units of live objects. It falls by one atomic subtraction an object; who brings it to zero in a
  * sealed segment puts the segment on the list of empty ones, stamped with the epoch. An empty segment is free again
  * when
- *   - no reader is in an epoch as old as the stamp: such a reader may look at an object the compactor moved away;
+ *   - no reader is in an epoch as old as the stamp, if the compactor moved an object away: such a reader may look at
+ *     it; a reader that is stuck holds back nothing else;
  *   - neither the newest durable checkpoint nor one being made has live objects in it (captured < durable).
  * Free segments are a stack: the one emptied last is taken first, because its pages are most likely still in the cache
  * and mapped. One free segment is always left for the compactor, so that a full disk can still be compacted, and the
@@ -111,6 +112,14 @@ void segments_close(struct store *store)
     memory_release(segments->heap, segments->max * sizeof *segments->heap);
 }
 
+/* Readers look at what the versions they pinned can see, and nothing of that is ever freed: in a segment that was
+ * emptied by frees alone only the committing thread may still be reading. The compactor moves what readers see. */
+static uint64_t segment_waits_for(const struct segment *segment, const struct epochs *epochs)
+{
+    /* relaxed: set before the live units became 0 */
+    return atomic_load_explicit(&segment->moved_out, memory_order_relaxed) ? epochs->oldest : epochs->writer;
+}
+
 void segments_reclaim(struct store *store)
 {
     struct segments *segments = &store->segments;
@@ -123,13 +132,13 @@ void segments_reclaim(struct store *store)
         some = segments->table[segments->empty[i]].captured < durable;
     if (!some)
         return; /* the slots of the readers are looked at only if it matters */
-    uint64_t oldest = epoch_oldest(store);
+    struct epochs epochs = epoch_oldest(store);
     uint32_t kept = 0;
     for (uint32_t i = 0; i < segments->empty_count; i++) {
         uint32_t n = segments->empty[i];
         struct segment *segment = &segments->table[n];
         assert(segment->state == SEGMENT_EMPTY);
-        if (segment->captured >= durable || segment->emptied >= oldest) {
+        if (segment->captured >= durable || segment->emptied >= segment_waits_for(segment, &epochs)) {
             segments->empty[kept++] = n;
             continue;
         }
@@ -294,6 +303,7 @@ enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segm
         taken->state = SEGMENT_OPEN;
         taken->captured = 0;
         taken->damaged = false;
+        atomic_store_explicit(&taken->moved_out, false, memory_order_relaxed);
         atomic_store(&taken->retiring, false);
         taken->fill = taken->checksummed = segment_start(n);
         if (!compactor && segments->reserved)

@@ -20,15 +20,16 @@ struct segment {
     _Atomic uint64_t newest; /* generation of the newest object in it */
     _Atomic uint32_t serial; /* grows each time it becomes EMPTY: slots of before are stale */
     _Atomic bool retiring;   /* the compactor wants it: no slot of it is taken any more */
+    _Atomic bool moved_out;  /* an object was moved away since it was taken: readers may look at its old place */
     uint64_t retired;        /* the generation that was open then */
     uint32_t fill;           /* units used; of an OPEN one as of the last capture */
     uint32_t checksummed;    /* units from the start whose live objects have a checksum */
     uint8_t state;
-    bool compacting; /* the compactor reads it: not to become EMPTY */
-    bool punched;    /* space of it was given back: to be reserved before it is used again */
-    bool damaged;    /* the compactor found a damaged object: leave it */
-    bool read_only;  /* write-protected */
-    uint8_t step;    /* of its live ratio, in the heap */
+    bool compacting;  /* the compactor reads it: not to become EMPTY */
+    bool punched;     /* space of it was given back: to be reserved before it is used again */
+    bool damaged;     /* the compactor found a damaged object: leave it */
+    bool read_only;   /* write-protected */
+    uint8_t step;     /* of its live ratio, in the heap */
     uint32_t heap_at; /* segment_heap.c; 0: not in it */
 };
 

@@ -225,8 +225,40 @@ static void count_pins(const struct lineage *line, uint32_t lineage, struct stor
             *oldest = version->seen.generation;
             statistics->pinned_lineage = lineage;
             statistics->pinned_tag = version->seen.tag;
+            statistics->pinned_ms = clock_ms() - version->pinned_ms;
         }
+        statistics->versions_waiting += version->dropped && version->pins;
     }
+}
+
+/* Needs segments.lock. */
+static void count_readers(struct store *store, struct store_statistics *statistics)
+{
+    struct segments *segments = &store->segments;
+    struct readers_inside inside = readers_look(store);
+    statistics->readers_inside = inside.count;
+    statistics->reader_thread = inside.thread;
+    statistics->reader_ms = inside.ms;
+    statistics->waiting_bytes = segments->empty_count * statistics->segment_bytes;
+    /* acquire: as in segments_reclaim */
+    uint64_t durable = atomic_load_explicit(&store->checkpoint.durable, memory_order_acquire);
+    for (uint32_t i = 0; i < segments->empty_count; i++) {
+        const struct segment *segment = &segments->table[segments->empty[i]];
+        if (segment->captured < durable && segment->emptied >= inside.seen &&
+            atomic_load_explicit(&segment->moved_out, memory_order_relaxed))
+            statistics->reader_bytes += statistics->segment_bytes;
+    }
+}
+
+uint64_t store_live_bytes(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    uint64_t units = 0;
+    pthread_mutex_lock(&segments->lock);
+    for (uint32_t i = 0; i < segments->total; i++)
+        units += atomic_load_explicit(&segments->table[i].live, memory_order_relaxed);
+    pthread_mutex_unlock(&segments->lock);
+    return units * UNIT_BYTES;
 }
 
 void store_stats(struct store *store, struct store_statistics *statistics)
@@ -236,11 +268,9 @@ void store_stats(struct store *store, struct store_statistics *statistics)
     pthread_mutex_lock(&segments->lock);
     statistics->segments_total = segments->total;
     statistics->segments_free = segments->free_count;
-    statistics->waiting_bytes = segments->empty_count * statistics->segment_bytes;
-    readers_inside(store, &statistics->readers_inside, &statistics->reader_thread, &statistics->reader_ms);
-    for (uint32_t i = 0; i < segments->total; i++)
-        statistics->live_bytes += atomic_load_explicit(&segments->table[i].live, memory_order_relaxed) * UNIT_BYTES;
+    count_readers(store, statistics);
     pthread_mutex_unlock(&segments->lock);
+    statistics->live_bytes = store_live_bytes(store);
     statistics->file_bytes = statistics->segments_total * statistics->segment_bytes;
     statistics->ids_live = atomic_load_explicit(&store->control.live, memory_order_relaxed);
     statistics->ids_limit = store->control.limit - 1;

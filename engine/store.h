@@ -309,18 +309,23 @@ struct store_statistics {
     uint64_t live_bytes; /* of live objects */
     uint64_t file_bytes; /* state/segments */
     uint64_t ids_live, ids_limit;
-    uint64_t versions;    /* kept, all lineages */
-    uint64_t moved_bytes; /* by the compactor since the start */
-    uint64_t checkpoints; /* made since the start */
+    uint64_t versions;       /* kept, all lineages */
+    uint64_t moved_bytes;    /* by the compactor since the start */
+    uint64_t checkpoints;    /* made since the start */
     uint64_t waiting_bytes;  /* of segments that are empty, and wait for a reader or a checkpoint */
+    uint64_t reader_bytes;   /* of those, what waits for the readers alone */
     uint32_t readers_inside; /* threads looking at the store at this moment */
     int32_t reader_thread;   /* the one inside for longest: its kernel thread id, 0: none; and for how long at least */
     uint64_t reader_ms;
     uint64_t pins;           /* on versions */
     uint32_t pinned_lineage; /* the oldest version that is pinned, if any is */
     uint64_t pinned_tag;
+    uint64_t pinned_ms;        /* since it was pinned */
+    uint64_t versions_waiting; /* dropped, and kept by pins */
 };
 void store_stats(struct store *store, struct store_statistics *statistics);
+/* live_bytes alone, for who asks often. */
+uint64_t store_live_bytes(struct store *store);
 
 /* Offline check, nothing open: slots, journal, control pages, catalog, and with deep every live object's checksum and
  * header. Calls report(context, line) for each fault; ENG_OK if none, else ENG_DAMAGED. */

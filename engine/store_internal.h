@@ -89,6 +89,9 @@ static inline void segment_release(struct store *store, uint32_t segment, uint64
         segment_cooled(store, segment);
 }
 
+/* Monotonic, to some milliseconds, and cheap. */
+uint64_t clock_ms(void);
+
 void store_lock_maintenance(struct store *store);
 void store_unlock_maintenance(struct store *store);
 

@@ -172,7 +172,8 @@ enum eng_status store_pin(struct store *store, uint32_t lineage, uint64_t tag, s
         if (found && found->dropped)
             found = NULL;
         if (found) {
-            found->pins++;
+            if (!found->pins++)
+                found->pinned_ms = clock_ms();
             *version = found->seen;
         }
     }

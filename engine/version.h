@@ -13,7 +13,8 @@ struct version {
     struct store_version seen;
     uint32_t list; /* head of the death list, 0: empty */
     uint32_t pins;
-    bool dropped; /* waits for its pins, or for a checkpoint to finish its checksums */
+    uint64_t pinned_ms; /* clock_ms when it got the first of them */
+    bool dropped;       /* waits for its pins, or for a checkpoint to finish its checksums */
 };
 
 struct lineage {

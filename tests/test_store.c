@@ -289,7 +289,7 @@ START_TEST(reader_slots)
             ck_assert_int_eq(pthread_create(&threads[i], NULL, hold_slot, store), 0);
         while (atomic_load(&entered) < ENG_READERS_MAX - 1)
             usleep(1000);
-        ck_assert_uint_ne(epoch_oldest(store), UINT64_MAX);
+        ck_assert_uint_ne(epoch_oldest(store).oldest, UINT64_MAX);
         void *got;
         ck_assert_int_eq(pthread_create(&threads[ENG_READERS_MAX - 1], NULL, hold_slot, store), 0);
         pthread_join(threads[ENG_READERS_MAX - 1], &got);
@@ -299,7 +299,7 @@ START_TEST(reader_slots)
             pthread_join(threads[i], &got);
             ck_assert_ptr_nonnull(got);
         }
-        ck_assert_uint_eq(epoch_oldest(store), UINT64_MAX);
+        ck_assert_uint_eq(epoch_oldest(store).oldest, UINT64_MAX);
     }
     store_close(&second);
     options.disk = second_disk;
@@ -357,6 +357,121 @@ START_TEST(epochs_protect_bytes)
     pthread_mutex_unlock(&store->segments.lock);
     store_stats(store, &after);
     ck_assert_uint_gt(after.segments_free, before.segments_free);
+}
+END_TEST
+
+static atomic_int stuck_thread;
+
+/* Stays in an epoch until told to leave. */
+static void *stay(void *context)
+{
+    struct reader *reader = store_reader(context);
+    reader_enter(reader);
+    atomic_store(&stuck_thread, gettid());
+    while (!atomic_load(&leave))
+        usleep(1000);
+    reader_leave(reader);
+    return NULL;
+}
+
+static void look(struct reader *reader)
+{
+    reader_enter(reader);
+    reader_leave(reader);
+}
+
+/* A reader that stays is named, one that comes often is not; only what was moved away from under it waits for it. */
+START_TEST(stuck_reader)
+{
+    MODEL_OK(store_open(&options, &store));
+    uint64_t born = begin(0);
+    uint32_t ids[64];
+    for (uint32_t i = 0; i < 64; i++)
+        ids[i] = alloc(2000, i);
+    commit(1, ids[0]);
+    (void)begin(0);
+    for (uint32_t i = 0; i < 64; i++)
+        if (i >= 32 || i % 4) /* the later half of the segments is emptied by this alone */
+            store_kill(store_arena(store, 0), ids[i], born);
+    commit(2, ids[0]);
+    struct reader *reader = store_reader(store);
+    pthread_t thread;
+    leave = false;
+    stuck_thread = 0;
+    ck_assert_int_eq(pthread_create(&thread, NULL, stay, store), 0);
+    while (!atomic_load(&stuck_thread))
+        usleep(1000);
+    struct store_statistics first, then, last;
+    look(reader);
+    reader_enter(reader);
+    store_stats(store, &first);
+    reader_leave(reader);
+    ck_assert_uint_eq(first.readers_inside, 2);
+    usleep(60000);
+    reader_enter(reader); /* it came back, and is not the one that stayed */
+    store_stats(store, &first);
+    reader_leave(reader);
+    ck_assert_uint_eq(first.readers_inside, 2);
+    ck_assert_int_eq(first.reader_thread, atomic_load(&stuck_thread));
+    ck_assert_uint_ge(first.reader_ms, 50);
+    ck_assert_uint_eq(first.reader_bytes, 0);
+    MODEL_OK(store_drop(store, 0, 1));
+    arena_close_segment(store_arena(store, 0));
+    pthread_mutex_lock(&store->segments.lock);
+    segments_reclaim(store);
+    pthread_mutex_unlock(&store->segments.lock);
+    store_stats(store, &then);
+    ck_assert_uint_ge(then.segments_free, first.segments_free + 3); /* nothing was moved: free at once */
+    ck_assert_uint_eq(then.reader_bytes, 0);
+    MODEL_OK(store_compact(store, 100, UINT64_MAX));
+    pthread_mutex_lock(&store->segments.lock);
+    segments_reclaim(store);
+    pthread_mutex_unlock(&store->segments.lock);
+    store_stats(store, &then);
+    ck_assert_uint_ge(then.reader_bytes, 2 * then.segment_bytes);
+    atomic_store(&leave, true);
+    pthread_join(thread, NULL);
+    store_stats(store, &last);
+    ck_assert_uint_eq(last.readers_inside, 0);
+    ck_assert_int_eq(last.reader_thread, 0);
+    ck_assert_uint_eq(last.reader_bytes, 0);
+    pthread_mutex_lock(&store->segments.lock);
+    segments_reclaim(store);
+    pthread_mutex_unlock(&store->segments.lock);
+    store_stats(store, &last);
+    ck_assert_uint_ge(last.segments_free, then.segments_free + 2);
+    for (uint32_t i = 0; i < 32; i += 4)
+        ck_assert(readable(ids[i], 2000, i));
+}
+END_TEST
+
+/* A version that is pinned for long is named. */
+START_TEST(oldest_pin)
+{
+    MODEL_OK(store_open(&options, &store));
+    struct store_version version;
+    struct store_statistics statistics;
+    for (uint64_t tag = 1; tag <= 4; tag++) {
+        (void)begin(3);
+        commit(tag, 0);
+    }
+    MODEL_OK(store_pin(store, 3, 2, &version));
+    MODEL_OK(store_pin(store, 3, STORE_HEAD, &version));
+    MODEL_OK(store_drop_below(store, 3, 4));
+    usleep(60000);
+    store_pin_again(store, 3, 2);
+    store_stats(store, &statistics);
+    ck_assert_uint_eq(statistics.pins, 3);
+    ck_assert_uint_eq(statistics.pinned_lineage, 3);
+    ck_assert_uint_eq(statistics.pinned_tag, 2);
+    ck_assert_uint_ge(statistics.pinned_ms, 50);
+    ck_assert_uint_eq(statistics.versions, 2);
+    ck_assert_uint_eq(statistics.versions_waiting, 1);
+    store_unpin(store, 3, 2);
+    store_unpin(store, 3, 2);
+    store_unpin(store, 3, 4);
+    store_stats(store, &statistics);
+    ck_assert_uint_eq(statistics.pins + statistics.versions_waiting, 0);
 }
 END_TEST
 
@@ -472,6 +587,8 @@ int main(void)
     tcase_add_test(unit, pins_and_drops);
     tcase_add_test(unit, reader_slots);
     tcase_add_test(unit, epochs_protect_bytes);
+    tcase_add_test(unit, stuck_reader);
+    tcase_add_test(unit, oldest_pin);
     tcase_add_test(unit, compact_is_durable);
     tcase_add_test(unit, compact_leaves_open_generation);
     tcase_add_test(unit, shrink_and_stats);

@@ -136,6 +136,23 @@ static void print_kinds(struct store *store)
             printf("  %-14s %" PRIu64 ", %" PRIu64 " bytes\n", names[i], count[i], units[i] * UNIT_BYTES);
 }
 
+/* Who holds space back: of a store just opened this is nobody but the program itself. */
+static void print_holders(const struct eng_statistics *statistics)
+{
+    printf("space held back:\n");
+    printf("  empty segments %" PRIu64 " bytes, %" PRIu64 " of them for readers alone\n", statistics->waiting_bytes,
+           statistics->reader_bytes);
+    printf("  readers        %" PRIu32 " in a call", statistics->readers_inside);
+    if (statistics->reader_thread)
+        printf(", thread %" PRId32 " for %" PRIu64 " ms", statistics->reader_thread, statistics->reader_ms);
+    printf("\n  snapshots      %" PRIu64, statistics->snapshots);
+    if (statistics->snapshots)
+        printf(", the oldest of root %" PRIu32 ", tag %" PRIu64 ", for %" PRIu64 " ms; %" PRIu64
+               " dropped versions wait for them",
+               statistics->oldest_root, statistics->oldest_tag, statistics->oldest_ms, statistics->versions_waiting);
+    printf("\n");
+}
+
 static enum eng_status stats(struct eng *eng, const struct arguments *arguments)
 {
     struct eng_statistics statistics;
@@ -150,6 +167,7 @@ static enum eng_status stats(struct eng *eng, const struct arguments *arguments)
     }
     print_kinds(eng->store);
     print_segments(eng->store);
+    print_holders(&statistics);
     return status;
 }
 

@@ -344,13 +344,15 @@ struct eng_statistics {
     uint32_t leaf_bytes, inline_bytes, segment_bytes, threads;
     /* Who holds space back. Emptied segments wait for readers inside a call and for the next checkpoint; versions wait
      * for snapshots of them. */
-    uint64_t waiting_bytes;
-    uint32_t readers_inside; /* threads in a call at this moment */
-    int32_t reader_thread;   /* the one inside for longest (kernel thread id), 0: none */
-    uint64_t reader_ms;      /* for how long at least */
-    uint64_t snapshots;      /* open ones, and batches, all roots */
-    uint32_t oldest_root;    /* the oldest version one of them holds, if snapshots > 0 */
+    uint64_t waiting_bytes, reader_bytes; /* both; for readers alone */
+    uint32_t readers_inside;              /* threads in a call at this moment */
+    int32_t reader_thread;                /* the one inside for longest (kernel thread id), 0: none */
+    uint64_t reader_ms;                   /* for how long at least */
+    uint64_t snapshots;                   /* open ones, and batches, all roots */
+    uint32_t oldest_root;                 /* the oldest version one of them holds, if snapshots > 0 */
     uint64_t oldest_tag;
+    uint64_t oldest_ms;        /* since the first of those that hold it did */
+    uint64_t versions_waiting; /* dropped, and held by snapshots */
 };
 void eng_stats(struct eng *eng, struct eng_statistics *statistics);
 

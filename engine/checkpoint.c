@@ -159,6 +159,7 @@ static enum eng_status checkpoint_capture(struct store *store, const void *app_s
     if (app_bytes)
         memcpy(slot->app_state, app_state, app_bytes);
     rootslot_seal(slot);
+    store->versions.changed = false;
     capture_segments(store, slot->checkpoint);
     slots_forget(store);
     control_capture(store, slot->checkpoint, &checkpoint->image);

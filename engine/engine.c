@@ -255,18 +255,29 @@ enum eng_status eng_maintain(struct eng *eng)
     return status;
 }
 
-enum eng_status eng_compact(struct eng *eng, uint32_t live_percent)
+/* Without a checkpoint: what the newest one names keeps its places. */
+static enum eng_status compact_in_place(struct eng *eng, uint32_t live_percent)
 {
-    pthread_mutex_lock(&eng->commits);
-    enum eng_status status = store_reap(eng->store, UINT64_MAX, NULL);
-    if (status == ENG_OK)
-        status = store_shrink(eng->store); /* seals the segments that are being filled */
+    enum eng_status status = store_shrink(eng->store); /* seals the segments that are being filled */
     if (status == ENG_OK)
         status = store_compact(eng->store, live_percent, UINT64_MAX);
     if (status == ENG_OK)
         status = store_compact_end(eng->store);
     if (status == ENG_OK)
         status = store_shrink(eng->store);
+    return status;
+}
+
+enum eng_status eng_compact(struct eng *eng, uint32_t live_percent)
+{
+    pthread_mutex_lock(&eng->commits);
+    enum eng_status status = store_reap(eng->store, UINT64_MAX, NULL);
+    if (status == ENG_OK && eng->log && !store_unchanged(eng->store))
+        status = checkpoint_locked(eng, NULL, 0, true);
+    if (status == ENG_OK && store_unchanged(eng->store))
+        status = store_truncate(eng->store, live_percent);
+    else if (status == ENG_OK)
+        status = compact_in_place(eng, live_percent);
     pthread_mutex_unlock(&eng->commits);
     return status;
 }

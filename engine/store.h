@@ -299,6 +299,12 @@ ENG_MUST_CHECK enum eng_status store_compact(struct store *store, uint32_t live_
 /* Moves what lives in the last segments to free places before them, so that store_shrink can shorten the file. What a
  * checkpoint needs is given free by the next one. */
 ENG_MUST_CHECK enum eng_status store_compact_end(struct store *store);
+/* Nothing was committed or dropped since the newest checkpoint was captured. By the committing thread. */
+bool store_unchanged(const struct store *store);
+/* Makes the file as short as whole segments allow, at least live_percent of what is left in use live: moves objects,
+ * and makes checkpoints so that the places they leave can be cut off. Between generations, only if store_unchanged: the
+ * checkpoints have the app_state of the newest one. Truncation: truncate.c. */
+ENG_MUST_CHECK enum eng_status store_truncate(struct store *store, uint32_t live_percent);
 /* Runs due maintenance once in the calling thread (for stores without the thread); a no-op with the thread. */
 ENG_MUST_CHECK enum eng_status store_maintain(struct store *store);
 /* Gives unused segments at the end of the file back to the file system. Between generations. */

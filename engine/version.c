@@ -116,6 +116,7 @@ void version_append(struct store *store, uint32_t lineage, const struct version 
     pthread_mutex_lock(&store->versions.lock);
     *end = *version;
     line->count++;
+    store->versions.changed = true;
     pthread_mutex_unlock(&store->versions.lock);
     head_publish(line, &version->seen);
 }
@@ -220,6 +221,7 @@ void store_unpin(struct store *store, uint32_t lineage, uint64_t tag)
 void version_mark(struct store *store, struct lineage *line, struct version *version)
 {
     version->dropped = true;
+    store->versions.changed = true;
     version_due(store, line, version);
 }
 

@@ -30,6 +30,7 @@ struct versions {
     pthread_mutex_t
         lock; /* pins, dropped, releasable, the shape of the arrays; only the committing thread changes these */
     _Atomic uint64_t releasable;
+    bool changed;             /* since the last capture; the committing thread's */
     struct lineage *lineages; /* ENG_ROOTS_MAX */
 };
 

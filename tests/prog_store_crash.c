@@ -15,7 +15,7 @@ static struct {
     struct model durable, making;
     bool created, in_progress;
     uint32_t images;
-    uint64_t opened, interrupted, later;
+    uint64_t opened, interrupted, later, truncated;
     bool nesting;
 } run;
 
@@ -132,6 +132,11 @@ static void one_run(uint64_t seed, uint32_t steps)
             if (status == ENG_OK)
                 run.durable = model;
             run.in_progress = false;
+            if (status == ENG_OK && step % 10 == 9) { /* its checkpoints are of the same contents */
+                status = store_truncate(store, 60 + 10 * model_below(&run.random, 5));
+                MODEL_CHECK(status == ENG_OK || status == ENG_FULL, "truncate");
+                run.truncated += status == ENG_OK;
+            }
         }
         if (step % 3 == 0) {
             enum eng_status status = store_compact(store, 60 + 10 * model_below(&run.random, 4), UINT64_MAX);
@@ -164,7 +169,7 @@ int main(int argc, char **argv)
     }
     printf("%llu images opened, %llu of them with the checkpoint being made, %llu starts interrupted\n",
            (unsigned long long)run.opened, (unsigned long long)run.later, (unsigned long long)run.interrupted);
-    if (!run.later || !run.interrupted) {
+    if (!run.later || !run.interrupted || !run.truncated) {
         fprintf(stderr, "the interesting cases did not happen\n");
         return 1;
     }

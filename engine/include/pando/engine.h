@@ -334,7 +334,10 @@ bool eng_checkpoint_running(struct eng *eng);
 size_t eng_app_state(struct eng *eng, void *bytes, size_t max);
 /* With inline_only: compaction that is due. */
 ENG_MUST_CHECK enum eng_status eng_maintain(struct eng *eng);
-/* Compacts until at least live_percent of the used segments is live, gives free space back to the file system. */
+/* Compacts until at least live_percent of the used segments is live, moves what lives at the end of the file to free
+ * places before it, and truncates the file. What the newest checkpoint names keeps its place until the next one: if
+ * nothing was committed or dropped since then, or the store has a log of its own, the checkpoints that are needed are
+ * made here; otherwise make one with eng_checkpoint, and call this again. */
 ENG_MUST_CHECK enum eng_status eng_compact(struct eng *eng, uint32_t live_percent);
 
 struct eng_statistics {

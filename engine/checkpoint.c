@@ -115,6 +115,7 @@ static void capture_segments(struct store *store, uint64_t number)
     for (uint32_t i = 0; i < store->arenas_count; i++)
         arena_align(&store->arenas[i]);
     arena_align(&store->compactor.arena);
+    arena_align(&store->hot.arena);
     pthread_mutex_lock(&segments->lock);
     for (uint32_t n = 0; n < segments->total; n++) {
         struct segment *segment = &segments->table[n];

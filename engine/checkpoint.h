@@ -57,6 +57,14 @@ void maintenance_hint(struct store *store);
 /* The same if a segment has become worth compacting; by the committing thread, when it has freed. */
 void maintenance_cooled(struct store *store);
 
+/* Moves an object away from a location, if it is still there, to the end of an arena; *moved grows by its size. Needs
+ * the maintenance lock, and that the place cannot be given to another object meanwhile. ENG_DAMAGED, ENG_FULL, ENG_IO.
+ */
+ENG_MUST_CHECK enum eng_status compact_move(struct store *store, struct arena *arena, uint32_t id, uint64_t from,
+                                            uint64_t *moved);
+/* A sealed segment becomes the compactor's victim; it has none. Needs the maintenance lock and segments.lock. */
+void compact_take(struct store *store, uint32_t segment);
+
 /* Is it time to compact? Below 70 % live in all, and a segment below 60 %. */
 /* Is a segment worth compacting: of the sealed ones less than live_percent is live, or this one is all but empty? */
 bool compact_due(struct store *store, uint32_t live_percent);

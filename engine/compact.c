@@ -89,6 +89,21 @@ static uint32_t last_segment(struct store *store)
     return room || lowest < n ? n : UINT32_MAX;
 }
 
+void compact_take(struct store *store, uint32_t segment)
+{
+    struct compactor *compactor = &store->compactor;
+    struct segment *victim = &store->segments.table[segment];
+    assert(!compactor->active && victim->state == SEGMENT_SEALED && !victim->compacting);
+    heap_take(&store->segments, segment);
+    victim->compacting = true;
+    atomic_store(&victim->retiring, true);         /* seq_cst, in this order: partners are generation_open, which */
+    victim->retired = atomic_load(&store->opened); /* stores opened, and slot_take, which loads retiring after it */
+    hot_unlock(store, segment);                    /* room for what stays hot */
+    compactor->active = true;
+    compactor->victim = segment;
+    compactor->position = segment_start(segment);
+}
+
 /* Retires the next victim: no arena takes slots from it in a generation opened from here on. False if none is worth it.
  */
 static bool compact_choose(struct store *store, uint32_t live_percent)
@@ -98,16 +113,8 @@ static bool compact_choose(struct store *store, uint32_t live_percent)
     pthread_mutex_lock(&store->segments.lock);
     uint32_t n = compactor->from_end ? last_segment(store) : candidate(store, &step);
     bool chosen = n != UINT32_MAX && (compactor->from_end || worth_it(&store->segments, step, live_percent));
-    if (chosen) {
-        struct segment *victim = &store->segments.table[n];
-        heap_take(&store->segments, n);
-        victim->compacting = true;
-        atomic_store(&victim->retiring, true);         /* seq_cst, in this order: partners are generation_open, which */
-        victim->retired = atomic_load(&store->opened); /* stores opened, and slot_take, which loads retiring after it */
-        compactor->active = true;
-        compactor->victim = n;
-        compactor->position = segment_start(n);
-    }
+    if (chosen)
+        compact_take(store, n);
     pthread_mutex_unlock(&store->segments.lock);
     return chosen;
 }
@@ -122,10 +129,8 @@ static bool object_whole(const struct object *object, uint32_t id, uint64_t word
     return object->checksum == object_checksum(object);
 }
 
-/* Moves an object away from a location if it is still there; *moved grows by its size. */
-static enum eng_status compact_object(struct store *store, uint32_t id, uint64_t from, uint64_t *moved)
+enum eng_status compact_move(struct store *store, struct arena *arena, uint32_t id, uint64_t from, uint64_t *moved)
 {
-    struct arena *arena = &store->compactor.arena;
     /* acquire: partner of the release in store_alloc */
     uint64_t word = atomic_load_explicit(&store->view.control[id], memory_order_acquire);
     if (word == 0 || CONTROL_LOCATION(word) != from)
@@ -146,19 +151,29 @@ static enum eng_status compact_object(struct store *store, uint32_t id, uint64_t
                               memory_order_relaxed); /* before the word names it: it may be freed at once */
     /* relaxed: made known by the subtraction in segment_release */
     atomic_store_explicit(&store->segments.table[segment_of(store, from)].moved_out, true, memory_order_relaxed);
-    uint64_t to = (word & ~((1ull << CONTROL_LOCATION_BITS) - 1)) | arena->position | CONTROL_VERIFIED;
-    /* release: partner of the acquire in store_object, the copy is whole; a reader may set VERIFIED meanwhile */
-    while (!atomic_compare_exchange_strong_explicit(&store->view.control[id], &word, to, memory_order_acq_rel,
-                                                    memory_order_acquire))
+    /* release: partner of the acquire in store_object, the copy is whole; a reader may set flags meanwhile */
+    while (!atomic_compare_exchange_strong_explicit(&store->view.control[id], &word,
+                                                    (word & ~((1ull << CONTROL_LOCATION_BITS) - 1)) | arena->position |
+                                                        CONTROL_VERIFIED,
+                                                    memory_order_acq_rel, memory_order_acquire))
         if (word == 0 || CONTROL_LOCATION(word) != from) {
             atomic_fetch_sub_explicit(live, units, memory_order_relaxed); /* freed: the copy is not there */
             return ENG_OK;
         }
     control_mark(store->control.dirty, id);
     arena->position += units;
-    segment_release(store, store->compactor.victim, units);
+    segment_release(store, segment_of(store, from), units);
     *moved += units * (uint64_t)UNIT_BYTES;
     return ENG_OK;
+}
+
+static enum eng_status compact_object(struct store *store, uint32_t id, uint64_t from, uint64_t *moved)
+{
+    /* acquire: partner of the release in store_alloc */
+    uint64_t word = atomic_load_explicit(&store->view.control[id], memory_order_acquire);
+    if (word == 0 || CONTROL_LOCATION(word) != from)
+        return ENG_OK;
+    return compact_move(store, hot_arena_of(store, store->compactor.victim, id, word), id, from, moved);
 }
 
 /* Finds what is left of the victim in the control table. */

@@ -189,6 +189,13 @@ enum eng_status disk_protect(struct disk_file *file, uint64_t offset, uint64_t l
     return backing->protect(file, offset, length, read_only);
 }
 
+enum eng_status disk_pin(struct disk_file *file, uint64_t offset, uint64_t length, bool pinned)
+{
+    const struct disk_backing *backing = file_backing(file);
+    assert(file->mapped && offset % PAGE_BYTES == 0 && length % PAGE_BYTES == 0);
+    return backing->pin(file, offset, length, pinned);
+}
+
 enum eng_status disk_mkdir(struct disk *disk, const char *path)
 {
     enum eng_status status = check_path(path);

@@ -39,6 +39,7 @@ struct disk_backing {
     enum eng_status (*punch)(struct disk_file *file, uint64_t offset, uint64_t length);
     enum eng_status (*map)(struct disk_file *file, uint64_t reserve_bytes, void **base);
     enum eng_status (*protect)(struct disk_file *file, uint64_t offset, uint64_t length, bool read_only);
+    enum eng_status (*pin)(struct disk_file *file, uint64_t offset, uint64_t length, bool pinned);
 };
 
 struct disk {

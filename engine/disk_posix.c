@@ -287,6 +287,18 @@ static enum eng_status posix_protect(struct disk_file *file, uint64_t offset, ui
     return ENG_OK;
 }
 
+static enum eng_status posix_pin(struct disk_file *file, uint64_t offset, uint64_t length, bool pinned)
+{
+    struct posix_file *self = posix_file(file);
+    assert(offset + length <= self->map_bytes);
+    const uint8_t *range = (const uint8_t *)self->map + offset;
+    if ((pinned ? mlock(range, length) : munlock(range, length)) == 0)
+        return ENG_OK;
+    return eng_fail(ENG_NO_MEMORY, "%s: %s %llu bytes at offset %llu in memory: %s", file->path,
+                    pinned ? "lock" : "unlock", (unsigned long long)length, (unsigned long long)offset,
+                    strerror(errno));
+}
+
 static enum eng_status posix_mkdir(struct disk *disk, const char *path)
 {
     int root_fd = posix_disk(disk)->root_fd;
@@ -424,6 +436,7 @@ static const struct disk_backing posix_backing = {
     .punch = posix_punch,
     .map = posix_map,
     .protect = posix_protect,
+    .pin = posix_pin,
 };
 
 enum eng_status disk_posix_open(const char *root, struct disk **disk)

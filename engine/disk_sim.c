@@ -291,6 +291,22 @@ static enum eng_status sim_protect(struct disk_file *file, uint64_t offset, uint
     return ENG_OK;
 }
 
+static enum eng_status sim_pin(struct disk_file *file, uint64_t offset, uint64_t length, bool pinned)
+{
+    struct sim_disk *self = sim_disk(file->disk);
+    enum eng_status status = ENG_OK;
+    pthread_mutex_lock(&self->mutex);
+    uint64_t *held = &((struct sim_file *)file)->pinned;
+    if (pinned && *held + length > self->pin_limit)
+        status = eng_fail(ENG_NO_MEMORY, "sim:/%s: lock %llu bytes at offset %llu in memory: over the limit of %llu",
+                          file->path, (unsigned long long)length, (unsigned long long)offset,
+                          (unsigned long long)self->pin_limit);
+    else
+        *held += pinned ? length : -length;
+    pthread_mutex_unlock(&self->mutex);
+    return status;
+}
+
 static enum eng_status sim_mkdir(struct disk *disk, const char *path)
 {
     struct sim_disk *self = sim_disk(disk);
@@ -407,6 +423,7 @@ static const struct disk_backing sim_backing = {
     .punch = sim_punch,
     .map = sim_map,
     .protect = sim_protect,
+    .pin = sim_pin,
 };
 
 struct sim_disk *sim_disk_new(uint64_t capacity, struct sim_node *root)
@@ -416,9 +433,18 @@ struct sim_disk *sim_disk_new(uint64_t capacity, struct sim_node *root)
         abort();
     pthread_mutex_init(&self->mutex, NULL);
     self->capacity = capacity;
+    self->pin_limit = UINT64_MAX;
     self->root = root;
     sim_node_ref(root, true);
     return self;
+}
+
+void disk_sim_pin_limit(struct disk *disk, uint64_t bytes)
+{
+    struct sim_disk *self = sim_disk(disk);
+    pthread_mutex_lock(&self->mutex);
+    self->pin_limit = bytes;
+    pthread_mutex_unlock(&self->mutex);
 }
 
 enum eng_status disk_sim_open(uint64_t capacity_bytes, struct disk **disk)

@@ -66,6 +66,7 @@ struct sim_disk {
     pthread_mutex_t mutex;
     struct sim_node *root;
     uint64_t capacity, used;
+    uint64_t pin_limit; /* of each handle */
     unsigned handles;
     uint64_t calls, fail_at;
     enum eng_status fail_status; /* ENG_OK: none armed */
@@ -76,6 +77,7 @@ struct sim_disk {
 struct sim_file {
     struct disk_file base;
     struct sim_node *node;
+    uint64_t pinned;
 };
 
 /* Allocation in the simulation ends the process when it fails: it is a test instrument. */

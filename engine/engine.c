@@ -32,6 +32,8 @@ static enum eng_status open_store(struct eng *eng, const struct eng_options *opt
         .rebuild = options->recovery == ENG_RECOVER_REBUILD && disk_exists(eng->disk, "state/slots"),
         .report = options->recovery_report,
         .report_context = options->recovery_context,
+        .hot_bytes = options->hot_bytes,
+        .hot_decay_ms = options->hot_decay_ms,
     };
     if (store.leaf_bytes < ENG_LEAF_BYTES_MIN || store.leaf_bytes > ENG_LEAF_BYTES_MAX)
         return eng_fail(ENG_INVALID, "leaf_bytes: %u, must be %u to %u", store.leaf_bytes, ENG_LEAF_BYTES_MIN,
@@ -310,5 +312,12 @@ void eng_stats(struct eng *eng, struct eng_statistics *statistics)
         .oldest_ms = store.pinned_ms,
         .reader_bytes = store.reader_bytes,
         .versions_waiting = store.versions_waiting,
+        .hot_limit = store.hot_limit,
+        .hot_locked_bytes = store.hot_locked_bytes,
+        .hot_bytes = store.hot_bytes,
+        .hot_objects = store.hot_objects,
+        .hot_promoted = store.hot_promoted,
+        .hot_demoted = store.hot_demoted,
+        .hot_refused = store.hot_refused,
     };
 }

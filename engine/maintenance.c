@@ -156,6 +156,7 @@ enum eng_status store_maintain(struct store *store)
     assert(store->magic == STORE_MAGIC);
     if (store->checkpoint.has_thread)
         return ENG_OK;
+    hot_round(store);
     if (!compact_due(store, IDLE_BELOW_PERCENT))
         return ENG_OK;
     return store_compact(store, IDLE_UNTIL_PERCENT, UINT64_MAX);

@@ -42,6 +42,19 @@ static inline void prefetch_node(const void *node, unsigned lines)
         __builtin_prefetch((const uint8_t *)node + 64 * i);
 }
 
+/* One read of 64 on average, in each thread by itself: true if it is one that marks what it looks at as ACTIVE. The
+ * distance varies, so that no pattern of reads hides from it. */
+static _Thread_local uint32_t sample_left = 1, sample_random = 1;
+
+static inline bool sampled(struct store *store)
+{
+    if (!store_view(store)->sampled || __builtin_expect(--sample_left != 0, 1))
+        return false;
+    sample_random = sample_random * 1664525u + 1013904223u;
+    sample_left = 32 + (sample_random >> 26);
+    return true;
+}
+
 /* Lines of a leaf that a point read asks for at once; measured from 3 to all (README). */
 #define GET_LEAF_LINES 12u
 
@@ -49,12 +62,15 @@ enum eng_status tree_get(struct store *store, uint32_t root, const uint8_t *key,
                          struct tree_value *value)
 {
     uint8_t hash = key_hash(key, key_bytes);
+    const bool touch = sampled(store);
     for (uint32_t id = root; id;) {
         /* the type is in the control word: the first line of a node is not touched on the way */
         enum object_type type;
         const struct node *node = (const struct node *)store_object_type(store, id, &type);
         if (!node)
             return ENG_DAMAGED;
+        if (__builtin_expect(touch, 0))
+            store_touch(store, id);
         if (type == OBJECT_LEAF) {
             const struct leaf *leaf = (const struct leaf *)node;
             /* all but the digests, at once: one wait for memory instead of one each for header, hash and entry */
@@ -83,6 +99,7 @@ enum eng_status tree_get_many(struct store *store, uint32_t root, size_t count, 
     const struct node *node[TREE_MANY] = {0};
     uint8_t hash[TREE_MANY];
     size_t left = 0;
+    uint32_t touch = 0; /* a bit a key */
     assert(count <= TREE_MANY);
     for (size_t i = 0; i < count; i++) {
         values[i] = (struct tree_value){NULL, 0};
@@ -90,6 +107,7 @@ enum eng_status tree_get_many(struct store *store, uint32_t root, size_t count, 
         hash[i] = key_hash(keys[i], key_bytes[i]);
         state[i] = root ? CONTROL : DONE;
         left += root != 0;
+        touch |= (uint32_t)sampled(store) << i;
     }
     while (left) {
         for (size_t i = 0; i < count; i++) {
@@ -98,6 +116,8 @@ enum eng_status tree_get_many(struct store *store, uint32_t root, size_t count, 
                 node[i] = store_node(store, id[i]);
                 if (!node[i])
                     return ENG_DAMAGED;
+                if (__builtin_expect(touch >> i & 1, 0))
+                    store_touch(store, id[i]);
                 prefetch_node(node[i], 5);
                 state[i] = NODE;
                 break;
@@ -159,6 +179,8 @@ enum eng_status tree_value_read(struct store *store, const struct tree_value *st
         const struct value_object *object = (const struct value_object *)store_object(store, read32(stored->stored));
         if (!object)
             return ENG_DAMAGED;
+        if (sampled(store))
+            store_touch(store, read32(stored->stored));
         value->bytes = object->bytes;
         value->size = object->size;
         long_digest = stored->stored + 8;

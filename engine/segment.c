@@ -299,7 +299,7 @@ enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segm
         if (at < segments->free_low)
             segments->free_low = at;
         struct segment *taken = &segments->table[n];
-        assert(taken->state == SEGMENT_FREE && !taken->compacting && taken->heap_at == 0);
+        assert(taken->state == SEGMENT_FREE && !taken->compacting && taken->heap_at == 0 && !taken->locked);
         taken->state = SEGMENT_OPEN;
         taken->captured = 0;
         taken->damaged = false;
@@ -380,6 +380,18 @@ enum eng_status segments_reserve(struct store *store, uint32_t count)
     return status;
 }
 
+enum eng_status segments_spare(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    enum eng_status status = ENG_OK;
+    pthread_mutex_lock(&segments->lock);
+    segments_reclaim(store);
+    while (segments->free_count <= segments->reserved + 1 && status == ENG_OK)
+        status = segment_extend(store);
+    pthread_mutex_unlock(&segments->lock);
+    return status;
+}
+
 enum eng_status segments_cut(struct store *store, bool keep_reserved)
 {
     struct segments *segments = &store->segments;
@@ -417,6 +429,7 @@ static void segment_to_empty(struct store *store, uint32_t n)
     /* acquire: partner of the subtraction in segment_release */
     if (atomic_load_explicit(&segment->live, memory_order_acquire) != 0)
         return;
+    hot_forget(store, n);
     segment->state = SEGMENT_EMPTY;
     heap_take(segments, n);
     atomic_fetch_add_explicit(&segment->serial, 1, memory_order_relaxed);
@@ -482,6 +495,7 @@ void segment_compacted(struct store *store, uint32_t segment, bool damaged)
     assert(done->compacting && done->state == SEGMENT_SEALED);
     done->compacting = false;
     done->damaged |= damaged;
+    hot_forget(store, segment);
     if (!done->damaged)
         heap_put(&store->segments, segment);
     segment_to_empty(store, segment); /* a new serial number first: slots of it are stale, not only retired */

@@ -31,6 +31,10 @@ struct segment {
     bool read_only;   /* write-protected */
     uint8_t step;     /* of its live ratio, in the heap */
     uint32_t heap_at; /* segment_heap.c; 0: not in it */
+    /* of the hot tier, see hot.c */
+    _Atomic bool hot;       /* the objects in it are */
+    uint32_t locked;        /* bytes from its start that are locked in memory */
+    uint32_t kept, counted; /* units of live objects that are not COLD: in the last round, so far in this one */
 };
 
 struct segments {
@@ -76,6 +80,9 @@ void segment_emptied(struct store *store, uint32_t segment);
 void segments_reclaim(struct store *store);
 /* Makes sure that count segments can be taken. */
 ENG_MUST_CHECK enum eng_status segments_reserve(struct store *store, uint32_t count);
+
+/* Makes sure that one can be taken beyond those that are promised and the compactor's. */
+ENG_MUST_CHECK enum eng_status segments_spare(struct store *store);
 
 /* Gives the free segments at the end of the file back, except what segments_reserve promised and the compactor's one if
  * they are to be kept. Between generations. */

@@ -51,6 +51,7 @@ static void store_release(struct store *store)
             arena_free(&store->arenas[i]);
     free(store->arenas);
     arena_free(&store->compactor.arena);
+    hot_close(store);
     versions_close(store);
     reap_close(store);
     bases_close(store);
@@ -89,6 +90,7 @@ static enum eng_status store_make(const struct store_options *options, struct st
     if (options->shape)
         store->shape = *options->shape;
     store->compactor.arena.segment = ARENA_CLOSED;
+    hot_init(store, options);
     pthread_mutex_init(&store->segments.lock, NULL);
     pthread_mutex_init(&store->control.lock, NULL);
     pthread_mutex_init(&store->versions.lock, NULL);
@@ -114,6 +116,7 @@ static enum eng_status arenas_make(struct store *store)
     for (uint32_t i = 0; i < store->arenas_count; i++)
         arena_init(&store->arenas[i], store, false);
     arena_init(&store->compactor.arena, store, true);
+    arena_init(&store->hot.arena, store, true);
     return ENG_OK;
 }
 
@@ -142,7 +145,10 @@ enum eng_status store_open(const struct store_options *options, struct store **s
         return status;
     }
     status = maintenance_start(made);
+    if (status == ENG_OK)
+        status = hot_start(made);
     if (status) {
+        maintenance_stop(made);
         readers_close(made);
         store_release(made);
         return status;
@@ -157,6 +163,7 @@ void store_close(struct store **store)
     if (!closing)
         return;
     assert(closing->magic == STORE_MAGIC && closing->open == 0);
+    hot_stop(closing);
     maintenance_stop(closing);
     readers_close(closing);
     store_release(closing);
@@ -207,6 +214,7 @@ enum eng_status store_shrink(struct store *store)
     for (uint32_t i = 0; i < store->arenas_count; i++)
         arena_close_segment(&store->arenas[i]);
     arena_close_segment(&store->compactor.arena);
+    arena_close_segment(&store->hot.arena);
     enum eng_status status = segments_cut(store, false);
     if (status == ENG_OK)
         status = segments_punch(store);
@@ -269,6 +277,9 @@ void store_stats(struct store *store, struct store_statistics *statistics)
     statistics->segments_total = segments->total;
     statistics->segments_free = segments->free_count;
     count_readers(store, statistics);
+    for (uint32_t i = 0; i < segments->total; i++)
+        if (atomic_load_explicit(&segments->table[i].hot, memory_order_relaxed))
+            statistics->hot_bytes += atomic_load_explicit(&segments->table[i].live, memory_order_relaxed) * UNIT_BYTES;
     pthread_mutex_unlock(&segments->lock);
     statistics->live_bytes = store_live_bytes(store);
     statistics->file_bytes = statistics->segments_total * statistics->segment_bytes;
@@ -280,5 +291,12 @@ void store_stats(struct store *store, struct store_statistics *statistics)
         count_pins(&store->versions.lineages[i], i, statistics, &oldest);
     pthread_mutex_unlock(&store->versions.lock);
     statistics->moved_bytes = atomic_load_explicit(&store->compactor.moved, memory_order_relaxed);
+    const struct hot *hot = &store->hot;
+    statistics->hot_limit = atomic_load_explicit(&hot->limit, memory_order_relaxed);
+    statistics->hot_locked_bytes = atomic_load_explicit(&hot->locked, memory_order_relaxed);
+    statistics->hot_objects = atomic_load_explicit(&hot->objects, memory_order_relaxed);
+    statistics->hot_promoted = atomic_load_explicit(&hot->promoted, memory_order_relaxed);
+    statistics->hot_demoted = atomic_load_explicit(&hot->demoted, memory_order_relaxed);
+    statistics->hot_refused = atomic_load_explicit(&hot->refused, memory_order_relaxed);
     statistics->checkpoints = atomic_load_explicit(&store->checkpoint.made, memory_order_relaxed);
 }

@@ -59,6 +59,9 @@ _Static_assert(sizeof(struct object) == 24, "on disk");
 #define CONTROL_UNITS_SHIFT 36        /* 19 bits: objects up to 32 MiB */
 #define CONTROL_TYPE_SHIFT 55         /* 3 bits */
 #define CONTROL_VERIFIED (1ull << 58) /* checksum checked since the start, or made since */
+#define CONTROL_ACTIVE (1ull << 59)   /* read since the decay looked last, see hot.c */
+#define CONTROL_WARM (1ull << 60)     /* was ACTIVE when it looked last */
+#define CONTROL_COLD (1ull << 61)     /* hot, and idle twice running */
 #define CONTROL_LOCATION(w) ((w) & ((1ull << CONTROL_LOCATION_BITS) - 1))
 #define CONTROL_UNITS(w) ((uint32_t)((w) >> CONTROL_UNITS_SHIFT & 0x7ffff))
 #define CONTROL_TYPE(w) ((enum object_type)((w) >> CONTROL_TYPE_SHIFT & 7))
@@ -83,8 +86,11 @@ struct store_options {
     const struct store_shape *shape;   /* NULL: no store_kill_below, no rebuild */
     bool protect;                      /* sealed segments that a checkpoint has are write-protected */
     bool rebuild;                      /* do not read the control table; store_rebuilt must follow (rebuild.c) */
-    void (*report)(void *context, const char *line); /* what a rebuild could not use; may be NULL */
+    /* What a rebuild could not use; that memory may not be locked (from the decay thread). May be NULL. */
+    void (*report)(void *context, const char *line);
     void *report_context;
+    uint64_t hot_bytes;    /* of memory that may be locked for what is read most; 0: no hot tier */
+    uint32_t hot_decay_ms; /* a round of its decay; 0: HOT_DECAY_MS_DEFAULT */
 };
 
 /* What the store must know of nodes, told by the tree. */
@@ -113,6 +119,7 @@ struct store_version {
 struct store_view {
     uint8_t *base;             /* of the mapped segments */
     _Atomic uint64_t *control; /* indexed by id, address space reserved once */
+    bool sampled;              /* there is a hot tier: some reads set ACTIVE */
 };
 
 /* Opens or creates. Recovery: newest valid root slot, a committed journal is rolled forward, the control table and the
@@ -174,6 +181,17 @@ static inline void store_prefetch_object(struct store *store, uint32_t id, unsig
 static inline enum object_type store_type(struct store *store, uint32_t id)
 {
     return CONTROL_TYPE(atomic_load_explicit(&store_view(store)->control[id], memory_order_relaxed));
+}
+
+/* A reader looked at it: sets ACTIVE. By compare-and-swap: a word that changes meanwhile is left alone. */
+static inline void store_touch(struct store *store, uint32_t id)
+{
+    _Atomic uint64_t *word = &store_view(store)->control[id];
+    /* relaxed, both: flags say nothing about the bytes */
+    uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
+    if (seen && !(seen & CONTROL_ACTIVE))
+        atomic_compare_exchange_strong_explicit(word, &seen, seen | CONTROL_ACTIVE, memory_order_relaxed,
+                                                memory_order_relaxed);
 }
 
 /* ---- writing: one generation at a time ---------------------------------------------------------------------------*/
@@ -328,6 +346,10 @@ struct store_statistics {
     uint64_t pinned_tag;
     uint64_t pinned_ms;        /* since it was pinned */
     uint64_t versions_waiting; /* dropped, and kept by pins */
+    uint64_t hot_limit, hot_locked_bytes, hot_bytes; /* that may be, and are locked; of hot objects */
+    uint64_t hot_objects;                            /* as of the last round, and promoted since */
+    uint64_t hot_promoted, hot_demoted;              /* objects, since the start */
+    bool hot_refused;                                /* the system lets us lock less than was asked for */
 };
 void store_stats(struct store *store, struct store_statistics *statistics);
 /* live_bytes alone, for who asks often. */

@@ -10,6 +10,7 @@
  *   readers     epochs                   reader.c
  *   checkpoint  what is durable          checkpoint.c, rootslot.c, journal.c, recovery.c
  *   compactor   moving                   compact.c, maintenance.c
+ *   hot tier    what is read often       hot.c
  *
  * Locks, outer before inner: checkpoint.lock is taken alone; maintenance -> segments.lock; control.lock ->
  * segments.lock; versions.lock alone. The maintenance lock excludes the compactor, a capture, the checksum phase and
@@ -24,6 +25,7 @@
 #include "base.h"
 #include "checkpoint.h"
 #include "control.h"
+#include "hot.h"
 #include "reader.h"
 #include "reap.h"
 #include "rootslot.h"
@@ -51,6 +53,7 @@ struct store {
     struct checkpoint checkpoint;
     struct compactor compactor;
     struct reaper reaper;
+    struct hot hot;
     struct bases bases;
     struct store_shape shape; /* below NULL: none */
     pthread_mutex_t maintenance;

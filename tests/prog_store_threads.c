@@ -1,6 +1,6 @@
 /*
- * Readers, a writer with two helpers, the maintenance thread, a second compactor and checkpoints, all at once, on a
- * POSIX disk.
+ * Readers, a writer with two helpers, the maintenance thread, the decay of the hot tier, a second compactor and
+ * checkpoints, all at once, on a POSIX disk.
  *
  * A version is a root object that names chunks, which name leaves with content that follows from a seed. The writer
  * replaces leaves at random and publishes; readers pin a version (the head or an older one), walk all or part of it and
@@ -56,6 +56,8 @@ static void walk(const struct store_version *version, struct model_random *rando
             const struct object *leaf = store_object(store, name->id);
             MODEL_CHECK(leaf && leaf->id == name->id && leaf->generation == name->born, "leaf %u", name->id);
             MODEL_CHECK(model_same(leaf, name->bytes, name->seed), "content of leaf %u", name->id);
+            if (name->id % 8 == version->tag / 64 % 8) /* what is hot lies scattered, and changes */
+                store_touch(store, name->id);
         }
         atomic_fetch_add_explicit(&leaves_read, LEAVES, memory_order_relaxed);
     }
@@ -94,6 +96,7 @@ static void *compact_too(void *context)
     while (!atomic_load_explicit(&stop, memory_order_relaxed)) {
         struct store_statistics statistics;
         MODEL_OK(store_compact(store, 90, 1 << 20));
+        hot_round(store); /* beside the decay thread */
         store_stats(store, &statistics);
         MODEL_CHECK(statistics.live_bytes <= statistics.file_bytes, "statistics");
         atomic_fetch_add_explicit(&moved_calls, 1, memory_order_relaxed);
@@ -200,7 +203,9 @@ int main(int argc, char **argv)
                                     .inline_bytes = 128,
                                     .arenas = HELPERS,
                                     .background = true,
-                                    .create = true};
+                                    .create = true,
+                                    .hot_bytes = 24 << 10,
+                                    .hot_decay_ms = 16};
     MODEL_OK(store_open(&options, &store));
     for (uintptr_t i = 0; i < READERS; i++)
         MODEL_CHECK(pthread_create(&threads[i], NULL, read_versions, (void *)(i + 1)) == 0, "thread");
@@ -229,6 +234,11 @@ int main(int argc, char **argv)
            (unsigned long long)gone, (unsigned long long)statistics.checkpoints, (unsigned long long)busy,
            (unsigned long long)statistics.moved_bytes >> 20, (unsigned long long)statistics.file_bytes >> 10,
            (unsigned long long)statistics.live_bytes >> 10);
+    printf("hot: %llu objects, %llu bytes, %llu locked; %llu promoted, %llu demoted%s\n",
+           (unsigned long long)statistics.hot_objects, (unsigned long long)statistics.hot_bytes,
+           (unsigned long long)statistics.hot_locked_bytes, (unsigned long long)statistics.hot_promoted,
+           (unsigned long long)statistics.hot_demoted, statistics.hot_refused ? ", lock refused" : "");
+    MODEL_CHECK(statistics.hot_promoted > 0 || statistics.hot_refused, "nothing became hot");
     MODEL_CHECK(walks > 0 && statistics.moved_bytes > 0 && statistics.checkpoints > 0, "nothing happened");
     store_close(&store);
     MODEL_OK(store_check(disk, "state", true, model_report, NULL));

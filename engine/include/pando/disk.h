@@ -70,6 +70,8 @@ ENG_MUST_CHECK enum eng_status disk_punch(struct disk_file *file, uint64_t offse
 ENG_MUST_CHECK enum eng_status disk_map(struct disk_file *file, uint64_t reserve_bytes, void **base);
 /* Write-protects a page-aligned range of the map (or makes it writable again). The simulated disk may ignore it. */
 ENG_MUST_CHECK enum eng_status disk_protect(struct disk_file *file, uint64_t offset, uint64_t length, bool read_only);
+/* Locks a page-aligned range of the map in memory, or lets it go. ENG_NO_MEMORY: the system does not allow that much. */
+ENG_MUST_CHECK enum eng_status disk_pin(struct disk_file *file, uint64_t offset, uint64_t length, bool pinned);
 
 ENG_MUST_CHECK enum eng_status disk_mkdir(struct disk *disk, const char *path); /* ENG_OK if it is there */
 /* Atomic, replaces an existing target. Both names are in the same directory (ENG_INVALID otherwise). */
@@ -88,6 +90,8 @@ ENG_MUST_CHECK enum eng_status disk_lock(struct disk *disk, const char *path);
  * The simulated disk. capacity_bytes bounds the sum of file sizes (0: unlimited). Everything is deterministic.
  */
 ENG_MUST_CHECK enum eng_status disk_sim_open(uint64_t capacity_bytes, struct disk **disk);
+/* How many bytes each handle may pin; unlimited before the first call. */
+void disk_sim_pin_limit(struct disk *disk, uint64_t bytes);
 /* Calls so far that change something or make it stable (write, sync, extend, truncate, rename, remove, ...). */
 uint64_t disk_sim_calls(const struct disk *disk);
 /* before(context, disk, n) is called before the n-th such call takes effect (n counts from 0); NULL removes it. */

@@ -80,7 +80,10 @@ struct eng_options {
     bool ignore_log;               /* with a durability without a log: look at the newest checkpoint alone (tools) */
     uint64_t checkpoint_log_bytes; /* with a log: checkpoint after this much of it; 0: 256 MiB */
     enum eng_recovery recovery;
-    /* One line for each fault that VERIFY or REBUILD finds, and for each version REBUILD drops; may be NULL. */
+    uint64_t hot_bytes;            /* of memory to be locked for what point reads look at most; 0: no hot tier */
+    uint32_t hot_decay_ms;         /* what is not read for two times this cools; 0: 5000 */
+    /* One line for each fault that VERIFY or REBUILD finds, and for each version REBUILD drops; one if the system does
+     * not let us lock hot_bytes of memory (then from a thread of the engine). May be NULL. */
     void (*recovery_report)(void *context, const char *line);
     void *recovery_context;
 };
@@ -356,6 +359,10 @@ struct eng_statistics {
     uint64_t oldest_tag;
     uint64_t oldest_ms;        /* since the first of those that hold it did */
     uint64_t versions_waiting; /* dropped, and held by snapshots */
+    uint64_t hot_limit, hot_locked_bytes; /* of memory that may be locked (less than hot_bytes if refused), that is */
+    uint64_t hot_bytes, hot_objects;      /* that lie there; objects as of the last round */
+    uint64_t hot_promoted, hot_demoted;   /* objects, since the start */
+    bool hot_refused;                     /* the system did not let us lock hot_bytes */
 };
 void eng_stats(struct eng *eng, struct eng_statistics *statistics);
 

@@ -44,7 +44,7 @@ struct contender {
 };
 
 struct bench {
-    uint64_t keys, batch, rounds, cache_mb, seed;
+    uint64_t keys, batch, rounds, cache_mb, hot_mb, seed;
     double seconds, warmup_seconds;
     char dir[4000];
     bool keep;
@@ -74,7 +74,7 @@ static void usage(void)
     fputs("usage: engine [--keys N] [--batch B] [--workload insert,rmw,get,get_many,scan,rmw_snapshots,durable]\n"
           "              [--with pando,lmdb,rocksdb,sqlite] [--rounds R] [--seconds S] [--warmup S] [--dir DIR] "
           "[--keep]\n"
-          "              [--cache-mb M] [--lanes sodium|neon|avx2|avx512] [--seed N]\n",
+          "              [--cache-mb M] [--hot-mb M] [--lanes sodium|neon|avx2|avx512] [--seed N]\n",
           stderr);
     exit(2);
 }
@@ -147,6 +147,7 @@ static void parse(struct bench *bench, int argc, char **argv)
         {"keep", 0, 0, 'K'},
         {"lanes", 1, 0, 'l'},
         {"cache-mb", 1, 0, 'c'},
+        {"hot-mb", 1, 0, 'h'},
         {"seed", 1, 0, 'S'},
         {0},
     };
@@ -181,6 +182,9 @@ static void parse(struct bench *bench, int argc, char **argv)
             break;
         case 'c':
             bench->cache_mb = number(optarg, 1, 1 << 20);
+            break;
+        case 'h':
+            bench->hot_mb = number(optarg, 0, 1 << 20);
             break;
         case 'S':
             bench->seed = number(optarg, 0, UINT64_MAX);
@@ -289,6 +293,7 @@ static struct round round_of(const struct bench *bench, const struct contender *
                      .name = c->name,
                      .keys = bench->keys,
                      .cache_bytes = bench->cache_mb << 20,
+                     .hot_bytes = bench->hot_mb << 20,
                      .durable = c->durable,
                      .snapshots = workload == WORKLOAD_RMW_SNAPSHOTS && !c->plain},
         .dataset = c->dataset,

@@ -21,6 +21,7 @@ struct store_settings {
     const char *name;     /* of the store, for messages */
     uint64_t keys;        /* how many it will hold */
     uint64_t cache_bytes; /* for stores with a cache of their own */
+    uint64_t hot_bytes;   /* for those that lock memory for what is read most */
     bool create;
     bool durable;   /* every transaction is on disk before write or rmw returns */
     bool snapshots; /* up to BENCH_SNAPSHOTS_MAX read views will be open */

@@ -37,6 +37,7 @@ static void *pando_open(const struct store_settings *settings)
         .path = settings->dir,
         .store_id = "benchmark",
         .create = settings->create,
+        .hot_bytes = settings->hot_bytes,
         .durability = settings->durable ? ENG_DURABLE_FSYNC : ENG_DURABLE_NONE,
     };
     pando->durable = settings->durable;

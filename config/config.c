@@ -274,6 +274,11 @@ static bool set_checkpoint(struct reading *reading, const char *value)
     return set_ranged(reading, value, 64u << 10, INT64_MAX, true, &reading->config->checkpoint_log_bytes);
 }
 
+static bool set_hot(struct reading *reading, const char *value)
+{
+    return set_ranged(reading, value, 0, INT64_MAX, true, &reading->config->hot_bytes);
+}
+
 static bool set_listen(struct reading *reading, const char *value)
 {
     if (*value == '\0' || strcmp(value, "none") == 0) {
@@ -326,7 +331,7 @@ static const struct key keys[] = {
     {"retain", "archive_horizon", NULL, "0"},
     {"engine", "io", NULL, "buffered"},
     {"engine", "checkpoint_log_bytes", set_checkpoint, NULL},
-    {"engine", "hot_bytes", NULL, "0"},
+    {"engine", "hot_bytes", set_hot, NULL},
     {"engine", "cache_bytes", NULL, "0"},
     {"replication", "listen", set_listen, NULL},
     {"replication", "follow", set_follow, NULL},
@@ -439,6 +444,7 @@ void config_defaults(struct config *config)
         .block_max_wait_ms = 5,
         .retain_blocks = 1024,
         .checkpoint_log_bytes = 256u << 20,
+        .hot_bytes = 64u << 20,
         .listen = "tcp://127.0.0.1:7450",
     };
 }

@@ -171,6 +171,8 @@ static enum eng_status write_config(const struct init *init, struct disk *disk)
         "[engine]\n"
         "# A checkpoint after this much log: more means fewer writes and a longer start.\n"
         "# checkpoint_log_bytes = 256M\n"
+        "# Memory that may be locked for what is read most (0: none).\n"
+        "# hot_bytes = 64M\n"
         "\n"
         "[replication]\n"
         "# Where followers pull from. Not encrypted in this version: other than loopback needs plaintext = yes.\n"

@@ -231,6 +231,9 @@ static enum eng_status open_store(struct ledger *ledger)
         .threads = options->threads,
         .inline_only = options->stepped,
         .durability = ENG_DURABLE_NONE,
+        .hot_bytes = options->hot_bytes,
+        .recovery_report = options->warn,
+        .recovery_context = options->warn_context,
     };
     memcpy(eng_options.store_id, ledger->ledger_id, 32);
     enum eng_status status = eng_open(&eng_options, &ledger->eng);

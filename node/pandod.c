@@ -226,6 +226,7 @@ static void reload(struct node *node)
             {"retain.blocks", old->retain_blocks != config->retain_blocks},
             {"retain.every", old->retain_every != config->retain_every},
             {"engine.checkpoint_log_bytes", old->checkpoint_log_bytes != config->checkpoint_log_bytes},
+            {"engine.hot_bytes", old->hot_bytes != config->hot_bytes},
             {"replication.listen", strcmp(old->listen, config->listen) != 0},
             {"replication.follow",
              old->follow_count != config->follow_count || memcmp(old->follow, config->follow, sizeof old->follow) != 0},
@@ -288,6 +289,12 @@ static void end_if_told(void)
     }
 }
 
+static void on_warning(void *context, const char *line)
+{
+    (void)context;
+    daemon_log(LOG_WARNING, "%s", line);
+}
+
 static void on_replay(void *context, uint64_t done, uint64_t total)
 {
     struct node *node = context;
@@ -344,6 +351,8 @@ static enum eng_status open_ledger(struct node *node)
         .retain_blocks = config->retain_blocks,
         .retain_every = config->retain_every,
         .checkpoint_log_bytes = config->checkpoint_log_bytes,
+        .hot_bytes = config->hot_bytes,
+        .warn = on_warning,
         .progress = on_replay,
         .progress_context = node,
     };

@@ -43,6 +43,7 @@ START_TEST(defaults)
     ck_assert_uint_eq(config.retain_blocks, 1024);
     ck_assert_uint_eq(config.retain_every, 0);
     ck_assert_uint_eq(config.checkpoint_log_bytes, 256 << 20);
+    ck_assert_uint_eq(config.hot_bytes, 64 << 20);
     ck_assert_str_eq(config.listen, "tcp://127.0.0.1:7450");
     ck_assert_uint_eq(config.follow_count, 0);
     ck_assert(!config.plaintext);
@@ -75,7 +76,7 @@ START_TEST(every_key)
                                    "[engine]\n"
                                    "io = buffered\n"
                                    "checkpoint_log_bytes = 1G\n"
-                                   "hot_bytes = 0\n"
+                                   "hot_bytes = 32M\n"
                                    "cache_bytes = 0\n"
                                    "[replication]\n"
                                    "listen = tcp://0.0.0.0:7450\n"
@@ -100,6 +101,7 @@ START_TEST(every_key)
     ck_assert_uint_eq(config.retain_blocks, 0);
     ck_assert_uint_eq(config.retain_every, 1000);
     ck_assert_uint_eq(config.checkpoint_log_bytes, 1 << 30);
+    ck_assert_uint_eq(config.hot_bytes, 32 << 20);
     ck_assert_str_eq(config.listen, "tcp://0.0.0.0:7450");
     ck_assert_uint_eq(config.follow_count, 2);
     ck_assert_str_eq(config.follow[0], "tcp://10.0.0.1:7450");
@@ -185,7 +187,6 @@ static const struct {
     {"[retain]\narchive = yes\n", 2, "this version has no only"},
     {"[retain]\narchive_horizon = 5\n", 2, "this version has 0 only"},
     {"[engine]\nio = direct\n", 2, "this version has buffered only"},
-    {"[engine]\nhot_bytes = 64M\n", 2, "this version has 0 only"},
     {"[engine]\ncache_bytes = 256M\n", 2, "this version has 0 only"},
     {"[engine]\ncheckpoint_log_bytes = 1K\n", 2, "not from 65536"},
     {"[replication]\nlisten = http://x:1\n", 2, "not an address"},

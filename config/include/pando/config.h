@@ -30,6 +30,7 @@ struct config {
     uint64_t retain_every;  /* 0: none */
     /* [engine] */
     uint64_t checkpoint_log_bytes; /* 256M, >= 64K */
+    uint64_t hot_bytes;            /* 64M; 0: no hot tier */
     /* [replication] */
     char listen[CONFIG_URL_MAX];                    /* tcp://127.0.0.1:7450; "" or "none": do not listen */
     char follow[CONFIG_FOLLOW_MAX][CONFIG_URL_MAX]; /* none: leader */
@@ -41,7 +42,7 @@ struct config {
 void config_defaults(struct config *config);
 /* Reads a file over the defaults. data_dir, if not NULL, is the directory of --data: it sets data and the default
  * socket before the file is read. true, or false with one line "FILE:LINE: what is wrong" in error. Keys of
- * INTERFACE.md that this version does not implement (archive, hot_bytes, http, arbiter, sync_followers > 0, mode other
+ * INTERFACE.md that this version does not implement (archive, cache_bytes, http, arbiter, sync_followers > 0, mode other
  * than diff, allow, peers, io other than buffered, auth other than local) are errors that say so, unless the value is
  * the one that means "off" or the default and is honoured as such. */
 bool config_read(struct config *config, const char *path, const char *data_dir, char *error, size_t error_bytes);

@@ -360,10 +360,8 @@ enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options,
                               .flusher = !options->inline_only,
                               .unsynced = options->durability == ENG_DURABLE_MSYNC_SYNC};
     memcpy(log.store_id, options->store_id, sizeof log.store_id);
-    if (options->inline_only) {
+    if (options->inline_only) /* the ring stays as large as a record may be: untouched pages of it cost nothing */
         log.file_bytes = 64u << 10;
-        log.ring_bytes = 64u << 10;
-    }
     eng->checkpoint_log_bytes =
         options->checkpoint_log_bytes ? options->checkpoint_log_bytes : CHECKPOINT_LOG_BYTES_DEFAULT;
     uint64_t offset = 0;

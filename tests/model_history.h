@@ -2,8 +2,8 @@
  * Histories of prog_model.c: lists of operations, made from a seed before anything is run, written and read as text.
  *
  * An operation is a kind, a place to do it in and numbers to do it with. It means something in every context: where
- * the batch it names is not open it opens one, or takes another, or does nothing. So any part of a history is a history,
- * and one that fails can be made shorter.
+ * the batch it names is not open it opens one, or takes another, or does nothing. So any part of a history is a
+ * history, and one that fails can be made shorter.
  */
 #ifndef TESTS_MODEL_HISTORY_H
 #define TESTS_MODEL_HISTORY_H
@@ -111,6 +111,8 @@ static void make_parameters(uint64_t seed, const char *directory)
     parameters.kills = pick(&chance, 8) == 0;
     parameters.on_files = parameters.kills || pick(&chance, 16) == 0;
     parameters.background = parameters.on_files ? pick(&chance, 2) != 0 : pick(&chance, 8) == 0;
+    if (has_log() && pick(&chance, 10)) /* then the log has large files, and a start reads all of one */
+        parameters.background = false;
     parameters.trees = pick(&chance, 3) != 0;
     snprintf(parameters.path, sizeof parameters.path, "%s/store", directory);
 }
@@ -512,7 +514,7 @@ static void run_history(const struct op *ops, uint32_t count)
         make_keys(parameters.key_style, parameters.keys);
         image_take(&world->durable); /* a store nobody checkpointed is empty */
     }
-    store_start(world->resumed && world->next_op % 8 == 0   ? ENG_RECOVER_REBUILD
+    store_start(world->resumed && world->next_op % 8 == 0  ? ENG_RECOVER_REBUILD
                 : world->resumed && world->next_op % 8 < 3 ? ENG_RECOVER_VERIFY
                                                            : ENG_RECOVER_AUTO);
     if (world->resumed)

@@ -44,7 +44,10 @@ static void held_open(struct held *held, uint32_t root, uint64_t seed)
     if (tag != v->tag && v != head_of(root) && v[1].tag == tag)
         v++;
     enum eng_status status = eng_snapshot_open(run.eng, root, tag, &held->snapshot);
-    need_status(status, tag > newest ? ENG_NOT_FOUND : tag == v->tag && v->kept ? ENG_OK : ENG_GONE,
+    need_status(status,
+                tag > newest               ? ENG_NOT_FOUND
+                : tag == v->tag && v->kept ? ENG_OK
+                                           : ENG_GONE,
                 "eng_snapshot_open");
     if (status != ENG_OK) {
         held->snapshot = NULL;
@@ -67,7 +70,10 @@ static void held_open_tree(struct held *held, const struct held *from, uint32_t 
     const struct place *p = &from->state->at[k];
     struct eng_snapshot *snapshot;
     enum eng_status status = eng_snapshot_tree(from->snapshot, KEY(k), &snapshot);
-    need_status(status, p->kind == PLACE_ABSENT ? ENG_NOT_FOUND : p->kind == PLACE_TREE ? ENG_OK : ENG_TYPE,
+    need_status(status,
+                p->kind == PLACE_ABSENT ? ENG_NOT_FOUND
+                : p->kind == PLACE_TREE ? ENG_OK
+                                        : ENG_TYPE,
                 "eng_snapshot_tree");
     if (status != ENG_OK)
         return;
@@ -231,12 +237,11 @@ static void cursor_open(struct mcursor *c, struct session *session, const struct
 static void cursor_looked(struct mcursor *c, uint32_t from, uint32_t to, uint32_t also)
 {
     struct session *s = c->session;
-    if (!s || !s->serializable || from > to)
+    if (!s || !s->serializable)
         return;
     /* within the prefix it must notice; what lies behind it, up to the next key there is, it may */
     uint32_t low = from > c->from ? from : c->from, high = to < c->to ? to : c->to;
-    if (low < high)
-        looked_at(s, 0, low, high);
+    looked_at(s, 0, low, high);
     if (c->from != 0 || c->to != s->tree[0]->keys->count)
         memset(s->may, 1, s->tree[0]->keys->count);
     if (also < s->tree[0]->keys->count)
@@ -266,7 +271,8 @@ static void cursor_move(struct mcursor *c, uint32_t k, uint64_t seed)
     if (move == 0) {
         uint32_t from = edge || k < c->from ? c->from : k;
         want = present_from(tree, from, c->to);
-        enum eng_status status = eng_cursor_seek(c->cursor, edge ? NULL : keys->key[k].bytes, edge ? 0 : keys->key[k].size);
+        enum eng_status status =
+            eng_cursor_seek(c->cursor, edge ? NULL : keys->key[k].bytes, edge ? 0 : keys->key[k].size);
         cursor_looked(c, from, want < 0 ? c->to : (uint32_t)want + 1, k);
         cursor_stands_at(c, status, want, "eng_cursor_seek");
     } else if (move == 1) {
@@ -401,7 +407,8 @@ static void held_prove_key(const struct held *held, uint32_t k)
     struct verify_result result;
     struct verify_key key;
     OK(proof_state_keys(&asked, 1, &proof));
-    NEED(verify_state(proof.bytes, proof.size, &options, &result) == VERIFY_OK, "proof of key %u: %s", k, result.reason);
+    NEED(verify_state(proof.bytes, proof.size, &options, &result) == VERIFY_OK, "proof of key %u: %s", k,
+         result.reason);
     NEED(verify_next(&result, &key) && key_is(&keys->key[k], key.key, key.key_bytes), "proof of key %u: another", k);
     const struct place *p = &held->state->at[k];
     NEED(p->kind == PLACE_ABSENT ? !key.present : proven_is(p, &key), "proof of key %u: not the oracle's value", k);

@@ -61,8 +61,8 @@ struct mcursor {
     struct eng_cursor *cursor;
     struct session *session; /* over its outermost batch; NULL: over held */
     const struct held *held;
-    int64_t at;            /* key; -1: at the end */
-    uint32_t from, to;     /* keys with the prefix */
+    int64_t at;        /* key; -1: at the end */
+    uint32_t from, to; /* keys with the prefix */
 };
 
 static struct {
@@ -254,7 +254,8 @@ static struct bounds bounds_of(const struct keyset *keys, uint32_t a, uint32_t b
         r.to_bytes = keys->key[b].size;
         r.end = b;
     }
-    if (!r.from && r.end == 0) { /* whether that is empty depends on whether the first key is the first of all there are */
+    if (!r.from &&
+        r.end == 0) { /* whether that is empty depends on whether the first key is the first of all there are */
         r.to = NULL;
         r.to_bytes = 0;
         r.end = keys->count;
@@ -612,7 +613,10 @@ static void session_tree_take(struct session *s, int h, uint32_t k)
         return;
     looked_up(s, h, k);
     enum eng_status status = eng_batch_tree_take(s->handle[h], KEY(k), &handle);
-    need_status(status, p->kind == PLACE_ABSENT ? ENG_NOT_FOUND : p->kind == PLACE_TREE ? ENG_OK : ENG_TYPE,
+    need_status(status,
+                p->kind == PLACE_ABSENT ? ENG_NOT_FOUND
+                : p->kind == PLACE_TREE ? ENG_OK
+                                        : ENG_TYPE,
                 "eng_batch_tree_take");
     if (status != ENG_OK)
         return;

@@ -7,7 +7,8 @@
  *                                          was dropped since the last checkpoint may be there again
  *   without                                exactly what a checkpoint captured: the last one that returned, or one that
  *                                          was being made
- *   after a rebuild                        the same, but a root that may have had clones has at least its newest version
+ *   after a rebuild                        the same, but a root that may have had clones has at least its newest
+ * version
  */
 #ifndef TESTS_MODEL_STORE_H
 #define TESTS_MODEL_STORE_H
@@ -418,8 +419,8 @@ static void adopt_in_flight(void)
     uint64_t tag;
     if (!f->valid)
         return;
-    if ((!head_of(f->root) || head_of(f->root)->tag < f->tag) &&
-        eng_head(run.eng, f->root, &tag, &summary) == ENG_OK && tag == f->tag) {
+    if ((!head_of(f->root) || head_of(f->root)->tag < f->tag) && eng_head(run.eng, f->root, &tag, &summary) == ENG_OK &&
+        tag == f->tag) {
         need_digest(f->state, &summary, "the commit that was in flight");
         version_add(f->root, f->tag, f->state, &summary);
         world->statistics.in_flight_kept++;
@@ -448,7 +449,8 @@ static void adopt_logged(bool rebuilt)
             bool there = is_there(root, v), needed = v->kept && !(rebuilt && line->cloned && v != head_of(root));
             NEED(there || !needed, "after a start version %llu of root %u is missing, the newest should be %llu",
                  (unsigned long long)v->tag, root, (unsigned long long)head_of(root)->tag);
-            NEED(!there || !v->buried, "after a start version %llu of root %u is back, which was dropped before a checkpoint",
+            NEED(!there || !v->buried,
+                 "after a start version %llu of root %u is back, which was dropped before a checkpoint",
                  (unsigned long long)v->tag, root);
             v->kept = there;
         }
@@ -532,7 +534,7 @@ static void close_handles(void)
 
 static void reopen(uint64_t seed)
 {
-    enum eng_recovery recovery = seed % 8 == 0   ? ENG_RECOVER_REBUILD
+    enum eng_recovery recovery = seed % 8 == 0  ? ENG_RECOVER_REBUILD
                                  : seed % 8 < 3 ? ENG_RECOVER_VERIFY
                                                 : ENG_RECOVER_AUTO;
     close_handles();

@@ -100,8 +100,8 @@ struct in_flight {
 };
 
 struct statistics {
-    uint64_t ops, commits, conflicts, could_conflict, oracles, reopened, kills, in_flight_kept, proofs, audits, deep_refused,
-        histories;
+    uint64_t ops, commits, conflicts, could_conflict, oracles, reopened, kills, in_flight_kept, proofs, audits,
+        deep_refused, histories;
 };
 
 struct world {

@@ -752,6 +752,43 @@ START_TEST(acknowledged_commits_survive_power_loss)
 }
 END_TEST
 
+/* A record may be larger than the files of the log and than what was waiting in memory. */
+START_TEST(a_batch_larger_than_a_log_file_is_replayed)
+{
+    struct disk *fresh, *image;
+    struct eng *eng;
+    struct eng_batch *batch;
+    struct eng_snapshot *snapshot;
+    static uint8_t value[12000];
+    size_t size = 0;
+    ck_assert_int_eq(disk_sim_open(0, &fresh), ENG_OK);
+    struct eng_options options = fixture_options(fresh, ENG_DURABLE_FSYNC);
+    NEED_OK(eng_open(&options, &eng));
+    for (uint64_t tag = 1; tag <= 3; tag++) {
+        NEED_OK(eng_batch_open(eng, 0, NULL, &batch));
+        for (uint8_t key = 1; key <= 20; key++) {
+            memset(value, (int)(key * tag), sizeof value);
+            NEED_OK(eng_batch_put(batch, &key, 1, (struct eng_value){ENG_BYTES, value, sizeof value}));
+        }
+        NEED_OK(eng_batch_freeze(batch));
+        NEED_OK(eng_commit(batch, tag, NULL));
+        eng_batch_close(&batch);
+    }
+    ck_assert_int_eq(disk_sim_crash(fresh, 0, &image), ENG_OK); /* nothing that was not synced */
+    eng_close(&eng);
+    options = fixture_options(image, ENG_DURABLE_FSYNC);
+    NEED_OK(eng_open(&options, &eng));
+    NEED_OK(eng_snapshot_open(eng, 0, 3, &snapshot));
+    NEED_OK(eng_get_copy(snapshot, (const uint8_t *)"\x07", 1, NULL, value, sizeof value, &size));
+    ck_assert_uint_eq(size, sizeof value);
+    ck_assert_uint_eq(value[11999], 21);
+    eng_snapshot_close(&snapshot);
+    eng_close(&eng);
+    disk_close(&image);
+    disk_close(&fresh);
+}
+END_TEST
+
 /* ---- what runs out -----------------------------------------------------------------------------------------------*/
 
 /* A commit that fails for want of something leaves the version before, and works when there is some again. */
@@ -831,6 +868,7 @@ int main(void)
     tcase_add_test(damage, verify_finds_what_nobody_reads);
     tcase_add_test(damage, verify_computes_every_digest);
     tcase_add_test(damage, a_damaged_log_record_is_named);
+    tcase_add_test(damage, a_batch_larger_than_a_log_file_is_replayed);
     tcase_add_test(damage, full_disk_changes_nothing);
     tcase_add_test(damage, no_ids_changes_nothing);
     suite_add_tcase(suite, damage);

@@ -24,6 +24,7 @@
 #include "interleave.h"
 
 #include <assert.h>
+#include <sanitizer/asan_interface.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -473,6 +474,7 @@ static void begin_run(void)
         if (!thread->stack)
             thread->stack = malloc(STACK_BYTES);
         assert(thread->stack);
+        ASAN_UNPOISON_MEMORY_REGION(thread->stack, STACK_BYTES); /* a run that was left in the middle */
         getcontext(&thread->context);
         thread->context.uc_stack.ss_sp = thread->stack;
         thread->context.uc_stack.ss_size = STACK_BYTES;

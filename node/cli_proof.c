@@ -1,8 +1,9 @@
 /*
  * prove and verify: proofs made by a node, checked without one.
  *
- * prove asks the node for a proof file of the keys and writes it under a temporary name, then renames it, so that FILE
- * is always whole. verify reads a file and says what it proves, if and only if all of these hold:
+ * prove asks the node for a proof file (of keys, a range, a difference) and writes it under a temporary name, then
+ * renames it, so that FILE is always whole. verify reads a file and says what it proves, if and only if all of these
+ * hold:
  *
  *   1. the file is a proof in its one form, and leads to a root (pando/verify.h);
  *   2. the header in it decodes, and the root of the state it names is that root;
@@ -14,6 +15,7 @@
  */
 #include "cli.h"
 
+#include "pando/proof.h"
 #include "pando/verify.h"
 
 #include <errno.h>
@@ -57,38 +59,133 @@ static int write_file(const char *path, const uint8_t *bytes, size_t size)
     return CLI_DONE;
 }
 
-int cli_prove(struct cli *cli, int argc, char **argv)
+/* What is asked for, besides the keys. */
+struct prove_use {
+    const char *at, *output, *from, *to, *unchanged, *since;
+    bool count, sum, diff;
+};
+
+static int request_keys(const struct prove_use *use, int count, char **keys, struct protocol_writer *request)
 {
-    const char *at = NULL, *output = NULL;
-    const struct cli_option options[] = {{.name = "--at", .value = &at}, {.name = "-o", .value = &output}, {0}};
-    int rest, code;
     uint64_t height;
-    if (!cli_options(cli, argc, argv, options, &rest, &code))
-        return code;
-    if (rest < 1 || (unsigned)rest > PROTOCOL_PROVE_MAX)
-        return cli_usage("prove", "1 to 4096 KEYs are needed");
-    if (!cli_height(at, &height))
+    if (use->count || use->sum || use->since)
+        return cli_usage("prove", "--count and --sum are for ranges, --since is for --unchanged");
+    if (count < 1 || (unsigned)count > PROTOCOL_PROVE_MAX)
+        return cli_usage("prove", "1 to 4096 KEYs are needed, or one of --from, --to, --diff and --unchanged");
+    if (!cli_height(use->at, &height))
         return CLI_USE;
-    struct protocol_writer request = {0};
-    protocol_request_begin(&request, VERB_PROVE);
-    protocol_write_u64(&request, height);
-    protocol_write_u32(&request, (uint32_t)rest);
-    for (int i = 1; i <= rest; i++) {
+    protocol_request_begin(request, VERB_PROVE);
+    protocol_write_u64(request, height);
+    protocol_write_u32(request, (uint32_t)count);
+    for (int i = 0; i < count; i++) {
         uint8_t *key;
         size_t key_bytes;
-        if (!cli_key("KEY", argv[i], &key, &key_bytes)) {
-            free(request.bytes);
+        if (!cli_key("KEY", keys[i], &key, &key_bytes))
             return CLI_USE;
-        }
-        protocol_write_u16(&request, (uint16_t)key_bytes);
-        protocol_write_bytes(&request, key, key_bytes);
+        protocol_write_u16(request, (uint16_t)key_bytes);
+        protocol_write_bytes(request, key, key_bytes);
         free(key);
+    }
+    return CLI_DONE;
+}
+
+/* The kind of a proof of a range, and the heights. */
+static int range_kind(const struct prove_use *use, int count, char **rest, struct protocol_range *range,
+                      uint64_t *since, enum proof_kind *kind)
+{
+    *kind = use->count || use->sum ? PROOF_TOTALS : PROOF_RANGE;
+    *since = 0;
+    if (use->unchanged && (use->from || use->to || use->diff || !use->since))
+        return cli_usage("prove", "--unchanged needs --since, and goes with none of --from, --to and --diff");
+    if (use->since && !use->unchanged)
+        return cli_usage("prove", "--since is for --unchanged");
+    if (count != (use->diff ? 2 : 0))
+        return cli_usage("prove", use->diff ? "--diff needs two heights" : "KEYs do not go with a range");
+    if ((use->diff || use->unchanged) && (use->count || use->sum))
+        return cli_usage("prove", "--count and --sum are for ranges of one state");
+    if (use->diff && use->at)
+        return cli_usage("prove", "--diff takes its heights itself, --at does not go with it");
+    if (use->diff || use->unchanged) {
+        *kind = PROOF_DIFF;
+        if (!cli_number(use->diff ? "A" : "--since", use->diff ? rest[0] : use->since, UINT64_MAX - 1, since))
+            return CLI_USE;
+    }
+    return cli_height(use->diff ? rest[1] : use->at, &range->height) ? CLI_DONE : CLI_USE;
+}
+
+static int request_range(const struct prove_use *use, int count, char **rest, struct protocol_writer *request)
+{
+    struct protocol_range range = {0};
+    uint8_t *from = NULL, *to = NULL, behind[ENG_KEY_BYTES_MAX];
+    size_t from_bytes = 0, to_bytes = 0;
+    uint64_t since;
+    enum proof_kind kind;
+    int code = range_kind(use, count, rest, &range, &since, &kind);
+    const char *first = use->unchanged ? use->unchanged : use->from;
+    if (code == CLI_DONE && first && !cli_key(use->unchanged ? "--unchanged" : "--from", first, &from, &from_bytes))
+        code = CLI_USE;
+    if (code == CLI_DONE && use->to && !cli_key("--to", use->to, &to, &to_bytes))
+        code = CLI_USE;
+    if (code == CLI_DONE) {
+        range.flags = (uint8_t)((first ? PROTOCOL_HAS_FROM : 0) | (use->to ? PROTOCOL_HAS_TO : 0));
+        range.from = from;
+        range.from_bytes = (uint16_t)from_bytes;
+        range.to = to;
+        range.to_bytes = (uint16_t)to_bytes;
+        if (use->unchanged && (to_bytes = proof_key_range_end(from, from_bytes, behind)) > 0) {
+            range.flags |= PROTOCOL_HAS_TO;
+            range.to = behind;
+            range.to_bytes = (uint16_t)to_bytes;
+        }
+        protocol_request_begin(request, VERB_PROVE_RANGE);
+        protocol_write_u8(request, (uint8_t)kind);
+        protocol_write_u64(request, since);
+        protocol_write_range(request, &range, false);
+    }
+    free(from);
+    free(to);
+    return code;
+}
+
+/* Does the proof of a difference say that nothing differs? */
+static int check_unchanged(const struct prove_use *use, const uint8_t *bytes, size_t size)
+{
+    struct verify_result result;
+    if (verify_file(bytes, size, NULL, &result) != VERIFY_OK)
+        return cli_say(CLI_UNABLE, "prove: the node's proof is none: %s", result.reason);
+    if (result.kind != PROOF_DIFF || result.count != 0)
+        return cli_say(CLI_NO, "%s: not the same as at height %s", use->unchanged, use->since);
+    return CLI_DONE;
+}
+
+int cli_prove(struct cli *cli, int argc, char **argv)
+{
+    struct prove_use use = {0};
+    const struct cli_option options[] = {
+        {.name = "--at", .value = &use.at},       {.name = "-o", .value = &use.output},
+        {.name = "--from", .value = &use.from},   {.name = "--to", .value = &use.to},
+        {.name = "--count", .flag = &use.count},  {.name = "--sum", .flag = &use.sum},
+        {.name = "--diff", .flag = &use.diff},    {.name = "--unchanged", .value = &use.unchanged},
+        {.name = "--since", .value = &use.since}, {0}};
+    int rest, code;
+    if (!cli_options(cli, argc, argv, options, &rest, &code))
+        return code;
+    struct protocol_writer request = {0};
+    bool of_range = use.from || use.to || use.diff || use.unchanged;
+    code = of_range ? request_range(&use, rest, argv + 1, &request) : request_keys(&use, rest, argv + 1, &request);
+    if (code != CLI_DONE) {
+        free(request.bytes);
+        return code;
     }
     struct pando_reply reply;
     code = cli_ask(cli, &request, PANDO_TIMEOUT_MS, &reply);
     free(request.bytes);
+    const uint8_t *file = reply.body.at;
+    size_t size = code == CLI_DONE ? (size_t)(reply.body.end - reply.body.at) : 0;
+    if (code == CLI_DONE && use.unchanged)
+        code = check_unchanged(&use, file, size);
     if (code == CLI_DONE)
-        code = write_file(output ? output : "proof.pando", reply.body.at, (size_t)(reply.body.end - reply.body.at));
+        code = write_file(use.output ? use.output : "proof.pando", file, size);
     pando_reply_release(&reply);
     return code;
 }

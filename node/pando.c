@@ -48,8 +48,17 @@ static const struct cli_command commands[] = {
     {"diff", "A B [PREFIX]", "print what changed from height A to height B",
      "`+ key value` added, `~ key value` replaced, `- key` removed; in key order.\n", cli_diff},
     {"receipt", "ID", "print the receipt of a transaction (32 hex digits)", "", cli_receipt},
-    {"prove", "KEY... [--at H] [-o FILE]", "write a proof that keys are in the state, or are not",
-     "The proof goes to FILE (default proof.pando); `pando verify` checks it without a node.\n", cli_prove},
+    {"prove", "KEY...|--from K|--to K|--diff A B|--unchanged K [--at H] [-o FILE]",
+     "write a proof of what is in the state, and what is not",
+     "The proof goes to FILE (default proof.pando); `pando verify` checks it without a node.\n"
+     "  KEY...             each is present with its value, or absent\n"
+     "  --from K, --to K   the entries from <= key < to are these and no others; with --count or --sum only how many\n"
+     "                     they are and what their amounts sum up to\n"
+     "  --diff A B         these keys, and no others, differ between the heights A and B (with --from, --to: in "
+     "there)\n"
+     "  --unchanged K --since A\n"
+     "                     K has the same value, or absence, at height A and at H; refused if it has not\n",
+     cli_prove},
     {"verify", "FILE [--node-key PUB]... [--root HEX] [--genesis FILE]", "check a proof offline, say what is proven",
      "At least one of the three is required, a proof alone says nothing about who signed it:\n"
      "  --node-key PUB     the header must be signed by one of these keys (64 hex digits)\n"

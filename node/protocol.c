@@ -47,6 +47,8 @@ const char *protocol_verb_name(enum protocol_verb verb)
         return "wait";
     case VERB_STATUS:
         return "status";
+    case VERB_PROVE_RANGE:
+        return "prove range";
     case VERB_END:
         break;
     }

@@ -62,6 +62,8 @@ enum protocol_verb {
     VERB_PROVE,   /* u64 height | u32 n | {u16 key}...  ->  proof file bytes */
     VERB_WAIT,    /* u64 height | u32 timeout_ms  ->  u64 height published */
     VERB_STATUS,  /* ->  JSON text */
+    VERB_PROVE_RANGE, /* u8 kind (enum proof_kind: range, totals, diff) | u64 older height, of diff | u64 height |
+                         u8 flags | u16 from | u16 to  ->  proof file bytes */
     VERB_END
 };
 const char *protocol_verb_name(enum protocol_verb verb);

@@ -93,6 +93,8 @@ void server_submit(struct request *request);
 void server_import(struct request *request);
 
 /* Writes the whole reply of a reading request: reader threads. */
+/* Of VERB_PROVE_RANGE (server_prove.c). */
+enum eng_status server_prove_range(struct ledger *ledger, struct protocol_reader *body, struct protocol_writer *reply);
 void server_read(struct server *server, enum protocol_verb verb, struct protocol_reader *body,
                  struct protocol_writer *reply);
 

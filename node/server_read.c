@@ -467,6 +467,8 @@ static enum eng_status read_verb(struct server *server, enum protocol_verb verb,
         return read_prove(server->ledger, body, reply);
     case VERB_STATUS:
         return read_status(server, body, reply);
+    case VERB_PROVE_RANGE:
+        return server_prove_range(server->ledger, body, reply);
     case VERB_SUBMIT:
     case VERB_IMPORT:
     case VERB_WAIT:

@@ -485,6 +485,32 @@ def test_import_failures():
     check(b"line 1:" in result.err, str(result))
 
 
+def check_range_proofs(height, digest):
+    path = TMP + "/range.proof"
+
+    def proven(*args, root=digest):
+        pando("prove", *args, "-o", path)
+        return pando("verify", path, "--root", root, node=False).out.decode()
+
+    out = proven("--from", "p/", "--to", "p0")
+    check(" are 4, their amounts sum up to 7:\n" in out and out.count("\nkey p/") == 4, out)
+    out = proven("--from", "p/", "--to", "p0", "--sum")
+    check(" are 4, their amounts sum up to 7\n" in out and "\nkey " not in out, out)
+    check("are unchanged" in proven("--diff", height, height), "a state and itself")
+    submit(put("p/key", "other"), put("p/new", "1"))
+    newer, newer_digest, _ = root()
+    out = proven("--diff", height, newer, "--from", "p/", "--to", "p0", root=newer_digest)
+    check(digest in out and " differ in 2," in out, out)
+    check("key p/key has the value other, it had the value value\n" in out, out)
+    check("key p/new is new, with the value 1\n" in out, out)
+    check("are unchanged" in proven("--unchanged", "p/sum", "--since", height, root=newer_digest), "unchanged")
+    check(b"not the same" in pando("prove", "--unchanged", "p/key", "--since", height, "-o", path, code=1).err, "changed")
+    for args in (["--count", "a"], ["--from", "a", "b"], ["--diff", "1"], ["--unchanged", "a"], ["--since", "1", "a"],
+                 ["--diff", "1", "2", "--at", "2"], ["--diff", "1", "2", "--sum"]):
+        pando("prove", *args, code=2)
+    pando("prove", "--from", "b", "--to", "a", code=1)
+
+
 def test_prove_and_verify():
     submit(put("p/key", "value"), {"ops": [{"op": "add", "key": "p/sum", "amount": 7}]},
            put("p/long", "x" * 5000), put("p/key2", ""))
@@ -502,6 +528,7 @@ def test_prove_and_verify():
     check(b"signer" in pando("verify", path, "--node-key", "11" * 32, code=1, node=False).err, "another signer")
     check(b"another ledger" in pando("verify", path, "--genesis", OTHER + "/genesis.json", code=1, node=False).err,
           "another ledger")
+    check_range_proofs(height, digest)
     pando("verify", TMP + "/nothing.proof", "--root", digest, code=1, node=False)
     pando("verify", genesis, "--root", digest, code=1, node=False)
 

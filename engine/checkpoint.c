@@ -280,6 +280,22 @@ enum eng_status store_write_back(struct store *store)
     return disk_write_back(store->segments.file);
 }
 
+bool store_checkpoint_wanted(struct store *store)
+{
+    const uint32_t few = 8; /* segments not worth a checkpoint */
+    struct segments *segments = &store->segments;
+    pthread_mutex_lock(&segments->lock);
+    uint64_t held = 0, enough = segments->heap_live / segments->units / 4;
+    enough = enough > few ? enough : few;
+    /* acquire: as in segments_reclaim */
+    uint64_t durable = atomic_load_explicit(&store->checkpoint.durable, memory_order_acquire);
+    if (segments->empty_count > enough)
+        for (uint32_t i = 0; i < segments->empty_count; i++)
+            held += segments->table[segments->empty[i]].captured >= durable;
+    pthread_mutex_unlock(&segments->lock);
+    return held > enough;
+}
+
 bool store_checkpoint_running(struct store *store)
 {
     /* acquire: partner of the release in checkpoint_make */

@@ -404,7 +404,8 @@ enum eng_status eng_full_checkpoint(struct eng *eng, uint64_t end)
 void eng_log_checkpoint(struct eng *eng)
 {
     uint64_t end = log_end(eng->log);
-    if (end - eng->checkpoint_log_offset < eng->checkpoint_log_bytes || store_checkpoint_running(eng->store))
+    bool due = end - eng->checkpoint_log_offset >= eng->checkpoint_log_bytes || store_checkpoint_wanted(eng->store);
+    if (!due || store_checkpoint_running(eng->store))
         return;
     enum eng_status status = log_trim(eng->log, eng->checkpoint_durable_offset);
     if (status == ENG_OK)

@@ -234,6 +234,14 @@ enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t ap
     return status;
 }
 
+bool eng_checkpoint_wanted(struct eng *eng)
+{
+    pthread_mutex_lock(&eng->commits);
+    bool wanted = store_checkpoint_wanted(eng->store);
+    pthread_mutex_unlock(&eng->commits);
+    return wanted;
+}
+
 bool eng_checkpoint_running(struct eng *eng)
 {
     return store_checkpoint_running(eng->store);

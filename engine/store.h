@@ -305,6 +305,9 @@ ENG_MUST_CHECK enum eng_status store_checkpoint(struct store *store, const void 
 ENG_MUST_CHECK enum eng_status store_write_back(struct store *store);
 /* True while one is being made. A failed one makes this and every later checkpoint call return its error. */
 bool store_checkpoint_running(struct store *store);
+/* Would a checkpoint give much space back? Empty segments that only wait for the next one are more than a quarter of
+ * what is live. By the committing thread, when none is running; O(empty segments) at most. */
+bool store_checkpoint_wanted(struct store *store);
 /* app_state of the checkpoint the store was opened from; length 0 for a new store. */
 size_t store_app_state(const struct store *store, void *bytes, size_t max);
 /* app_state length and number of the newest durable checkpoint (advances while running). */

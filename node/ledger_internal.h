@@ -176,6 +176,7 @@ struct ledger {
     uint8_t merged_digest[32];
     uint64_t drop_next;
     uint64_t checkpoint_due;     /* replay_from at which the next one is made */
+    uint64_t space_due;          /* and from where on it is made for the space it gives back */
     uint64_t checkpointed;       /* replay_from of the last one */
     uint64_t replay_from;        /* log offset behind the last merged block's record */
     uint64_t stored_end;         /* behind the last SEALED record */

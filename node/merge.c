@@ -155,13 +155,25 @@ enum eng_status merge_checkpoint(struct ledger *ledger, bool wait)
     return status;
 }
 
+/* After so much log; or, at least a 64th of that after the last try, when it would give much space back. */
+static bool merge_checkpoint_due(struct ledger *ledger)
+{
+    uint64_t all = ledger->options.checkpoint_log_bytes;
+    if (ledger->replay_from >= ledger->checkpoint_due)
+        return true;
+    if (ledger->replay_from < ledger->space_due || !eng_checkpoint_wanted(ledger->eng))
+        return false;
+    ledger->space_due = ledger->replay_from + all / 64 + 1;
+    return true;
+}
+
 enum eng_status merge_upkeep(struct ledger *ledger)
 {
     enum eng_status status = merge_retain(ledger);
     if (status != ENG_OK && !status_passes(status))
         return status;
     status = ENG_OK; /* want of space puts the drops off, not the checkpoint: it is what gives space back */
-    if (ledger->replay_from >= ledger->checkpoint_due && !eng_checkpoint_running(ledger->eng))
+    if (merge_checkpoint_due(ledger) && !eng_checkpoint_running(ledger->eng))
         status = merge_checkpoint(ledger, false);
     if (status_passes(status)) {
         /* The last checkpoint stays the base of the next start; try again a little later. */

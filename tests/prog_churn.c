@@ -1,22 +1,28 @@
 /*
- * Churn in fast motion: overwrites for ever, the last 1,000 roots kept, readers open throughout.
+ * Churn: overwrites without end in a store of constant size, and where the space goes.
  *
- *   prog_churn [--long]     1,000,000 live keys, 200,000,000 overwrites (20,000 and 600,000 by default)
+ * N keys (32 hashed bytes, values of 40) are overwritten in blocks; a block is a commit, the newest versions are
+ * retained and every older one is dropped, as a ledger does. Checkpoints are made after as much log as the ledger node
+ * would have written by default, or when eng_checkpoint_wanted says so. Two readers open snapshots of random retained
+ * versions throughout and compare values with the rule that made them.
  *
- * Keys of 32 hashed bytes, values of 40, blocks of 1,000, ENG_DURABLE_NONE with a checkpoint every 200 blocks (a fifth
- * of what is kept). Two readers open snapshots of random kept roots, hold them for a while and read random keys; every
- * value says by which block it was written, which must not be newer than the root. Printed every hundredth: blocks
- * done, blocks a second, disk (blocks of the files in state/), bytes of live objects (which are those of the newest
- * root, of all kept ones, and the death lists), moved bytes. At the end:
+ * The rule: in round r (N / block commits) every key is overwritten once, in the order of an affine permutation that
+ * follows from r; so which commit wrote a key last, as seen from any version, can be computed from the key alone.
  *
- *   disk at most 2.0 times the live bytes, from the second tenth on (the short run: and 3 segments)
- *   the last tenth is at least 0.9 times as fast as the second
- *   store_audit counts no id without an owner; every segment is free, filled now, or holds what is live: their live
- *   units, counted from the control table, are what each segment says
+ * Checked: the blocks allocated to state/ are at most 2.0 times the units of live objects, those of retained versions
+ * and death lists included, at any time after the warm-up (until retained versions have been replaced twice); the last
+ * tenth is not slower than 0.9 times the second (by the clock, or by the processor time of the committing thread: other
+ * programs may run; 0.5 times in a short run, where a tenth is too little to measure); at the end every id belongs to
+ * somebody and every segment is free, being filled, or holds exactly the live objects that the control table names,
+ * with all versions and again with the newest one alone.
+ *
+ * stdout: CSV, one line for every hundredth, then a summary. Exit 1 if a condition does not hold.
+ *
+ * Usage: prog_churn [--long] [--overwrites N] [--dir DIR]
+ * DIR is made, and removed at the end; by default it is in memory (/dev/shm): the bookkeeping is what is looked at.
  */
-#include <dirent.h>
+#include <errno.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,212 +30,434 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <xxhash.h>
-
 #include "engine_internal.h"
 #include "store_internal.h"
 
-#define BLOCK 1000u
-#define READERS 2
 #define VALUE_BYTES 40u
-#define PARTS 100u
+#define LOG_BYTES_EACH 80u /* of an overwrite in the ledger's log */
+#define READERS 2
+#define READS 32
 
-static struct eng *eng;
-static uint64_t keys, blocks, kept, filled; /* filled: the root that first has all keys */
-static _Atomic uint64_t newest;
-static _Atomic bool stop;
-static _Atomic uint64_t read_count;
-static char dir[] = "/dev/shm/pando-churn-XXXXXX"; /* in memory: it is the bookkeeping that is looked at */
+static struct {
+    uint64_t keys, block, retain, overwrites, checkpoint_bytes;
+    double slowest; /* last tenth over second */
+    struct eng *eng;
+    char dir[256];
+    _Atomic uint64_t newest; /* tag */
+    _Atomic bool stop;
+    _Atomic uint64_t reads, gone;
+} churn;
 
-static void need(bool good, const char *what)
+static void die(const char *what)
 {
-    if (good)
-        return;
     fprintf(stderr, "prog_churn: %s: %s\n", what, eng_error());
     exit(1);
 }
+#define OK(call)                                                                                                       \
+    do {                                                                                                               \
+        if ((call) != ENG_OK)                                                                                          \
+            die(#call);                                                                                                \
+    } while (0)
 
-static double seconds(void)
+static uint64_t mix(uint64_t z) /* splitmix64 */
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+    z += 0x9e3779b97f4a7c15ull;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return z ^ z >> 31;
 }
 
-static uint64_t next(uint64_t *state)
+static double seconds(clockid_t clock)
 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static void key_of(uint64_t n, uint8_t key[32])
+/* ---- the rule ---- */
+
+static void make_key(uint64_t i, uint8_t key[32])
 {
-    for (unsigned i = 0; i < 4; i++) {
-        uint64_t h = XXH3_64bits_withSeed(&n, sizeof n, i);
-        memcpy(key + 8 * i, &h, 8);
+    for (uint64_t w = 0; w < 4; w++) {
+        uint64_t word = mix(i * 4 + w);
+        memcpy(key + 8 * w, &word, 8);
     }
 }
 
-static void put(struct eng_batch *batch, uint64_t n, uint64_t tag)
+/* The value that the commit with this tag gives key i; it begins with the tag. */
+static void make_value(uint64_t i, uint64_t tag, uint8_t value[VALUE_BYTES])
 {
-    uint8_t key[32], value[VALUE_BYTES] = {0};
-    key_of(n, key);
-    memcpy(value, &n, 8);
-    memcpy(value + 8, &tag, 8);
-    need(eng_batch_put(batch, key, sizeof key, (struct eng_value){ENG_BYTES, value, sizeof value}) == ENG_OK, "put");
+    memcpy(value, &tag, 8);
+    for (uint64_t w = 1; w < VALUE_BYTES / 8; w++) {
+        uint64_t word = mix(mix(i) ^ tag << 3 ^ w);
+        memcpy(value + 8 * w, &word, 8);
+    }
 }
 
-static void commit(struct eng_batch **batch, uint64_t tag)
+static uint64_t divisor(uint64_t a, uint64_t b)
 {
-    need(eng_batch_freeze(*batch) == ENG_OK && eng_commit(*batch, tag, NULL) == ENG_OK, "commit");
-    eng_batch_close(batch);
-    atomic_store(&newest, tag);
-    need(tag <= kept || eng_drop_below(eng, 0, tag - kept + 1) == ENG_OK, "drop");
-    if (tag % (kept / 5) == 0 && !eng_checkpoint_running(eng))
-        need(eng_checkpoint(eng, NULL, 0, false) == ENG_OK, "checkpoint");
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* The permutation of a round: at place j stands key (factor * j + shift) % keys. */
+static void round_rule(uint64_t r, uint64_t *factor, uint64_t *shift)
+{
+    *factor = mix(2 * r) % churn.keys | 1;
+    while (divisor(churn.keys, *factor) != 1)
+        *factor = (*factor + 2) % churn.keys | 1;
+    *shift = mix(2 * r + 1) % churn.keys;
+}
+
+static uint64_t inverse(uint64_t factor)
+{
+    int64_t a = (int64_t)factor, b = (int64_t)churn.keys, x = 1, y = 0;
+    while (b) {
+        int64_t quotient = a / b, rest = a % b, next = x - quotient * y;
+        a = b;
+        b = rest;
+        x = y;
+        y = next;
+    }
+    return (uint64_t)(x < 0 ? x + (int64_t)churn.keys : x);
+}
+
+/* Tag of the commit that wrote key i last, as of version tag. Tag 1 wrote all; tag 2 + b is block b. */
+static uint64_t written(uint64_t i, uint64_t tag)
+{
+    if (tag < 2)
+        return 1;
+    uint64_t blocks = churn.keys / churn.block;
+    for (uint64_t r = (tag - 2) / blocks + 1; r-- > 0;) {
+        uint64_t factor, shift;
+        round_rule(r, &factor, &shift);
+        uint64_t away = (i + churn.keys - shift) % churn.keys;
+        uint64_t place = (uint64_t)((unsigned __int128)away * inverse(factor) % churn.keys);
+        uint64_t by = 2 + r * blocks + place / churn.block;
+        if (by <= tag)
+            return by;
+    }
+    return 1;
+}
+
+/* ---- readers ---- */
+
+static void read_some(struct eng_snapshot *snapshot, uint64_t tag, uint64_t *random)
+{
+    for (int n = 0; n < READS; n++) {
+        uint64_t i = (*random = mix(*random)) % churn.keys;
+        uint8_t key[32], value[VALUE_BYTES], expected[VALUE_BYTES];
+        enum eng_tag kind;
+        size_t size;
+        make_key(i, key);
+        OK(eng_get_copy(snapshot, key, sizeof key, &kind, value, sizeof value, &size));
+        make_value(i, written(i, tag), expected);
+        if (kind != ENG_BYTES || size != VALUE_BYTES || memcmp(value, expected, VALUE_BYTES) != 0) {
+            fprintf(stderr, "prog_churn: key %llu in version %llu has not the value of its last overwrite\n",
+                    (unsigned long long)i, (unsigned long long)tag);
+            exit(1);
+        }
+    }
+    atomic_fetch_add_explicit(&churn.reads, READS, memory_order_relaxed);
 }
 
 static void *reader_main(void *context)
 {
-    uint64_t state = 0x9e3779b97f4a7c15ull * (uint64_t)((uintptr_t)context + 1);
-    while (!atomic_load(&stop)) {
-        uint64_t head = atomic_load(&newest), tag = head - next(&state) % (kept - 1);
+    uint64_t random = (uint64_t)(uintptr_t)context;
+    while (!atomic_load_explicit(&churn.stop, memory_order_relaxed)) {
+        /* acquire: partner of the release in commit_block */
+        uint64_t newest = atomic_load_explicit(&churn.newest, memory_order_acquire);
+        uint64_t kept = newest < churn.retain ? newest : churn.retain;
+        uint64_t tag = newest - (random = mix(random)) % kept;
         struct eng_snapshot *snapshot;
-        if (tag > head || tag < filled || eng_snapshot_open(eng, 0, tag, &snapshot) != ENG_OK)
-            continue; /* dropped meanwhile */
-        for (unsigned i = 0; i < 2000 && !atomic_load(&stop); i++) {
-            uint64_t n = next(&state) % keys, written;
-            uint8_t key[32], value[VALUE_BYTES];
-            size_t size;
-            key_of(n, key);
-            need(eng_get_copy(snapshot, key, sizeof key, NULL, value, sizeof value, &size) == ENG_OK, "get");
-            memcpy(&written, value + 8, 8);
-            need(size == sizeof value && memcmp(value, &n, 8) == 0 && written <= tag, "a wrong value was read");
-            if (i % 500 == 0)
-                nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        enum eng_status status = eng_snapshot_open(churn.eng, 0, tag, &snapshot);
+        if (status == ENG_GONE) { /* dropped meanwhile */
+            atomic_fetch_add_explicit(&churn.gone, 1, memory_order_relaxed);
+            continue;
         }
-        atomic_fetch_add(&read_count, 2000);
+        if (status != ENG_OK)
+            die("snapshot");
+        read_some(snapshot, tag, &random);
+        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+        read_some(snapshot, tag, &random);
         eng_snapshot_close(&snapshot);
     }
     return NULL;
 }
 
-static uint64_t disk_bytes(void)
+/* ---- the store ---- */
+
+static void open_store(uint32_t segment_bytes)
 {
-    char path[512];
-    uint64_t sum = 0;
-    snprintf(path, sizeof path, "%s/state", dir);
-    DIR *files = opendir(path);
-    need(files != NULL, "state");
-    for (struct dirent *file; (file = readdir(files)) != NULL;) {
-        struct stat is;
-        if (fstatat(dirfd(files), file->d_name, &is, 0) == 0 && S_ISREG(is.st_mode))
-            sum += (uint64_t)is.st_blocks * 512;
+    if (!churn.dir[0]) {
+        const char *where = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+        snprintf(churn.dir, sizeof churn.dir, "%s/pando-churn-XXXXXX", where);
+        if (!mkdtemp(churn.dir))
+            die("mkdtemp");
+    } else if (mkdir(churn.dir, 0750) != 0) {
+        fprintf(stderr, "prog_churn: %s: %s\n", churn.dir, strerror(errno));
+        exit(1);
     }
-    closedir(files);
-    return sum;
+    struct eng_options options = {
+        .path = churn.dir, .create = true, .segment_bytes = segment_bytes, .durability = ENG_DURABLE_NONE};
+    memset(options.store_id, 7, sizeof options.store_id);
+    OK(eng_open(&options, &churn.eng));
 }
 
-/* No segment is forgotten, and each has as many live units as objects in the control table lie in it. */
-static void count_segments(void)
+static const char *const names[] = {"slots", "slots.new", "journal", "control", "catalog.0", "catalog.1", "segments"};
+
+static uint64_t state_blocks(void)
 {
-    struct store *store = eng->store;
-    struct segments *segments = &store->segments;
-    need(store_reap(store, UINT64_MAX, NULL) == ENG_OK, "reap");
-    need(eng_checkpoint(eng, NULL, 0, true) == ENG_OK, "checkpoint");
-    store_lock_maintenance(store);
-    uint64_t *live = calloc(segments->total, sizeof *live);
-    uint8_t *listed = calloc(segments->total, 1);
-    need(live && listed, "memory");
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char path[320];
+        struct stat file;
+        snprintf(path, sizeof path, "%s/state/%s", churn.dir, names[i]);
+        if (stat(path, &file) == 0)
+            bytes += (uint64_t)file.st_blocks * 512;
+    }
+    return bytes;
+}
+
+static void remove_store(void)
+{
+    char path[320];
+    eng_close(&churn.eng);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(path, sizeof path, "%s/state/%s", churn.dir, names[i]);
+        unlink(path);
+    }
+    snprintf(path, sizeof path, "%s/state", churn.dir);
+    rmdir(path);
+    snprintf(path, sizeof path, "%s/LOCK", churn.dir);
+    unlink(path);
+    rmdir(churn.dir);
+}
+
+static void commit_keys(uint64_t tag, uint64_t first, uint64_t count, uint64_t factor, uint64_t shift)
+{
+    struct eng_batch *batch;
+    OK(eng_batch_open(churn.eng, 0, NULL, &batch));
+    for (uint64_t j = first; j < first + count; j++) {
+        uint64_t i = (uint64_t)(((unsigned __int128)factor * j + shift) % churn.keys);
+        uint8_t key[32], value[VALUE_BYTES];
+        make_key(i, key);
+        make_value(i, tag, value);
+        OK(eng_batch_put(batch, key, sizeof key, (struct eng_value){ENG_BYTES, value, VALUE_BYTES}));
+    }
+    OK(eng_batch_freeze(batch));
+    OK(eng_commit(batch, tag, NULL));
+    eng_batch_close(&batch);
+    /* release: partner of the acquire in reader_main */
+    atomic_store_explicit(&churn.newest, tag, memory_order_release);
+}
+
+static void commit_block(uint64_t b)
+{
+    uint64_t blocks = churn.keys / churn.block, factor, shift;
+    round_rule(b / blocks, &factor, &shift);
+    commit_keys(2 + b, b % blocks * churn.block, churn.block, factor, shift);
+    uint64_t tag = 2 + b;
+    if (tag > churn.retain)
+        OK(eng_drop_below(churn.eng, 0, tag - churn.retain + 1));
+}
+
+/* A checkpoint when it is due and none is running. */
+static void upkeep(uint64_t *logged)
+{
+    *logged += churn.block * LOG_BYTES_EACH;
+    if ((*logged < churn.checkpoint_bytes && !eng_checkpoint_wanted(churn.eng)) || eng_checkpoint_running(churn.eng))
+        return;
+    OK(eng_checkpoint(churn.eng, &(uint64_t){atomic_load(&churn.newest)}, 8, false));
+    *logged = 0;
+}
+
+/* ---- what is counted ---- */
+
+/* Segments that are neither free, nor being filled, nor hold exactly what the control table says. */
+static uint64_t lost_segments(void)
+{
+    struct store *store = churn.eng->store;
+    uint64_t *units = calloc(store->segments.total, sizeof *units), lost = 0, filled = 0;
+    if (!units)
+        die("memory");
+    pthread_mutex_lock(&store->maintenance); /* nothing moves */
     for (uint64_t id = 1; id < store->control.next; id++) {
         uint64_t word = atomic_load(&store->view.control[id]);
         if (word)
-            live[segment_of(store, CONTROL_LOCATION(word))] += CONTROL_UNITS(word);
+            units[segment_of(store, CONTROL_LOCATION(word))] += CONTROL_UNITS(word);
     }
-    for (uint32_t i = 0; i < segments->free_count; i++)
-        listed[segments->free[i]]++;
-    for (uint32_t i = 0; i < segments->empty_count; i++)
-        listed[segments->empty[i]]++;
-    for (uint32_t n = 0; n < segments->total; n++) {
-        const struct segment *segment = &segments->table[n];
-        bool on_list = segment->state == SEGMENT_FREE || segment->state == SEGMENT_EMPTY;
-        need(listed[n] == on_list, "a segment is on no list, or on two");
-        need(segment->state != SEGMENT_SEALED || live[n] != 0, "a sealed segment is empty");
-        need(live[n] == atomic_load(&segment->live), "a segment's live units are miscounted");
+    pthread_mutex_lock(&store->segments.lock);
+    segments_reclaim(store);
+    uint8_t *listed = calloc(store->segments.total, 1);
+    if (!listed)
+        die("memory");
+    for (uint32_t i = 0; i < store->segments.free_count; i++)
+        listed[store->segments.free[i]]++;
+    for (uint32_t n = 0; n < store->segments.total; n++) {
+        const struct segment *segment = &store->segments.table[n];
+        bool free_one = segment->state == SEGMENT_FREE;
+        bool open_one = segment->state == SEGMENT_OPEN;
+        bool good = free_one   ? listed[n] == 1 && units[n] == 0
+                    : open_one ? !listed[n]
+                               : segment->state == SEGMENT_SEALED && !listed[n] && units[n] > 0;
+        lost += !good || units[n] != atomic_load(&segment->live);
+        filled += open_one;
     }
-    free(live);
+    if (filled > store->arenas_count + 1u)
+        lost += filled - store->arenas_count - 1;
+    pthread_mutex_unlock(&store->segments.lock);
+    pthread_mutex_unlock(&store->maintenance);
     free(listed);
-    store_unlock_maintenance(store);
+    free(units);
+    return lost;
+}
+
+static bool audit(const char *when)
+{
+    uint64_t leaked, missing;
+    for (int i = 0; i < 2; i++) /* what the checkpoint before the last one named is free after the second */
+        OK(eng_checkpoint(churn.eng, NULL, 0, true));
+    OK(store_reap(churn.eng->store, UINT64_MAX, NULL));
+    OK(store_audit(churn.eng->store, &leaked, &missing));
+    uint64_t lost = lost_segments();
+    for (int i = 0; lost && i < 50; i++) { /* the compactor may be between two batches of a segment */
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+        OK(eng_checkpoint(churn.eng, NULL, 0, true));
+        lost = lost_segments();
+    }
+    printf("%s: %llu ids leaked, %llu missing, %llu of %u segments lost\n", when, (unsigned long long)leaked,
+           (unsigned long long)missing, (unsigned long long)lost, churn.eng->store->segments.total);
+    return !leaked && !missing && !lost;
+}
+
+struct sample {
+    double clock, processor;
+};
+
+static struct sample now(void)
+{
+    return (struct sample){seconds(CLOCK_MONOTONIC), seconds(CLOCK_THREAD_CPUTIME_ID)};
+}
+
+static double worst;
+static uint64_t worst_at;
+
+static void look_at_space(uint64_t b, uint64_t blocks, bool line, struct sample begin)
+{
+    struct eng_statistics statistics;
+    eng_stats(churn.eng, &statistics);
+    uint64_t disk = state_blocks();
+    double ratio = (double)disk / (double)statistics.live_bytes;
+    if (b > 2 * churn.retain && b * 10 > blocks && ratio > worst) {
+        worst = ratio;
+        worst_at = b * churn.block;
+    }
+    if (!line)
+        return;
+    double elapsed = seconds(CLOCK_MONOTONIC) - begin.clock;
+    struct store_statistics segments;
+    store_stats(churn.eng->store, &segments);
+    struct segments *heap = &churn.eng->store->segments;
+    pthread_mutex_lock(&heap->lock);
+    double sealed_live = (double)heap->heap_live / (double)(heap->heap_fill + 1);
+    pthread_mutex_unlock(&heap->lock);
+    printf("%.1f,%llu,%.0f,%.1f,%.1f,%.3f,%.1f,%llu,%llu,%llu,%llu,%llu,%.3f\n", elapsed,
+           (unsigned long long)(b * churn.block), (double)(b * churn.block) / elapsed,
+           (double)statistics.live_bytes / 1e6, (double)disk / 1e6, ratio, (double)statistics.moved_bytes / 1e6,
+           (unsigned long long)statistics.checkpoints, (unsigned long long)statistics.versions,
+           (unsigned long long)segments.segments_total, (unsigned long long)segments.segments_free,
+           (unsigned long long)(segments.waiting_bytes / segments.segment_bytes), sealed_live);
+    fflush(stdout);
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "\r%3.0f %%  %.2f times live ", 100.0 * (double)b / (double)blocks, ratio);
+}
+
+/* All blocks; the clocks at every tenth. */
+static void run_blocks(struct sample at[11])
+{
+    uint64_t blocks = churn.overwrites / churn.block, logged = 0;
+    printf("seconds,overwrites,overwrites_per_s,live_mb,disk_mb,disk_over_live,moved_mb,checkpoints,versions,"
+           "segments,free,waiting,sealed_live\n");
+    at[0] = now();
+    for (uint64_t b = 0; b < blocks; b++) {
+        commit_block(b);
+        upkeep(&logged);
+        bool line = b * 100 / blocks != (b + 1) * 100 / blocks;
+        if (line || b % 8 == 0)
+            look_at_space(b + 1, blocks, line, at[0]);
+        if (b * 10 / blocks != (b + 1) * 10 / blocks)
+            at[(b + 1) * 10 / blocks] = now();
+    }
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "\n");
+}
+
+static bool report(const struct sample at[11])
+{
+    double speed = (at[2].clock - at[1].clock) / (at[10].clock - at[9].clock);
+    double processor = (at[2].processor - at[1].processor) / (at[10].processor - at[9].processor);
+    double per_second = (double)churn.overwrites / (at[10].clock - at[0].clock);
+    bool space = worst > 0 && worst <= 2.0, steady = speed >= churn.slowest || processor >= churn.slowest;
+    printf("%llu overwrites of %llu keys, %.0f/s, %llu values read and right\n", (unsigned long long)churn.overwrites,
+           (unsigned long long)churn.keys, per_second, (unsigned long long)atomic_load(&churn.reads));
+    printf("disk over live: at most %.3f after the warm-up, at %llu overwrites: %s\n", worst,
+           (unsigned long long)worst_at, space ? "good" : "over 2.0");
+    printf("last tenth over second: %.3f by the clock, %.3f by processor time: %s\n", speed, processor,
+           steady ? "good" : "too slow");
+    return space && steady;
+}
+
+static void arguments(int argc, char **argv, bool *is_long)
+{
+    for (int i = 1; i < argc; i++)
+        *is_long |= strcmp(argv[i], "--long") == 0;
+    churn.keys = *is_long ? 1000000 : 10000;
+    churn.block = *is_long ? 1000 : 100;
+    churn.retain = *is_long ? 1000 : 300;
+    churn.overwrites = *is_long ? 200000000 : 300000;
+    churn.checkpoint_bytes = *is_long ? 256u << 20 : 4u << 20;
+    churn.slowest = *is_long ? 0.9 : 0.5;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--overwrites") == 0 && i + 1 < argc) {
+            churn.overwrites = strtoull(argv[++i], NULL, 10) / churn.block * churn.block;
+        } else if (strcmp(argv[i], "--dir") == 0 && i + 1 < argc) {
+            snprintf(churn.dir, sizeof churn.dir, "%s", argv[++i]);
+        } else if (strcmp(argv[i], "--long") != 0) {
+            fprintf(stderr, "usage: prog_churn [--long] [--overwrites N] [--dir DIR]\n");
+            exit(2);
+        }
+    }
+    if (churn.overwrites < 40 * churn.block || churn.overwrites / churn.block <= 2 * churn.retain) {
+        fprintf(stderr, "prog_churn: too few overwrites for %llu retained versions\n",
+                (unsigned long long)churn.retain);
+        exit(2);
+    }
 }
 
 int main(int argc, char **argv)
 {
-    bool all = argc > 1 && strcmp(argv[1], "--long") == 0;
-    keys = all ? 1000000 : 20000;
-    blocks = all ? 200000 : 600;
-    kept = all ? 1000 : 50;
-    need(mkdtemp(dir) != NULL, "no directory");
-    struct eng_options options = {.path = dir, .create = true, .segment_bytes = all ? 0 : 1u << 20};
-    need(eng_open(&options, &eng) == ENG_OK, "open");
-    uint64_t state = 88172645463325252ull, tag = 0;
-    for (uint64_t n = 0; n < keys;) {
-        struct eng_batch *batch;
-        need(eng_batch_open(eng, 0, NULL, &batch) == ENG_OK, "batch");
-        for (unsigned i = 0; i < BLOCK; i++, n++)
-            put(batch, n, tag + 1);
-        commit(&batch, ++tag);
-    }
-    filled = tag;
-    pthread_t threads[READERS];
+    bool is_long = false;
+    arguments(argc, argv, &is_long);
+    open_store(is_long ? 0 : 256u << 10);
+    commit_keys(1, 0, churn.keys, 1, 0);
+    pthread_t readers[READERS];
     for (uintptr_t i = 0; i < READERS; i++)
-        need(pthread_create(&threads[i], NULL, reader_main, (void *)i) == 0, "thread");
-    double times[11], worst = 0, part_start = seconds(), start = part_start;
-    times[0] = start;
-    printf("blocks,blocks_per_s,disk_mb,live_mb,ratio,moved_mb,checkpoints,segments,free\n");
-    uint64_t segment_bytes = eng->segment_bytes;
-    for (uint64_t b = 1; b <= blocks; b++) {
-        struct eng_batch *batch;
-        need(eng_batch_open(eng, 0, NULL, &batch) == ENG_OK, "batch");
-        for (unsigned i = 0; i < BLOCK; i++)
-            put(batch, next(&state) % keys, tag + 1);
-        commit(&batch, ++tag);
-        if (b % (blocks / 10) == 0)
-            times[b / (blocks / 10)] = seconds();
-        if (b % (blocks / PARTS) != 0)
-            continue;
-        struct eng_statistics is;
-        eng_stats(eng, &is);
-        double disk = (double)disk_bytes(), live = (double)is.live_bytes, now = seconds();
-        double ratio = (disk - (all ? 0 : 3.0 * (double)segment_bytes)) / live;
-        worst = b > blocks / 10 && ratio > worst ? ratio : worst;
-        struct store_statistics segments;
-        store_stats(eng->store, &segments);
-        printf("%llu,%.0f,%.1f,%.1f,%.3f,%.1f,%llu,%llu,%llu\n", (unsigned long long)b,
-               (double)(blocks / PARTS) / (now - part_start), disk / 1e6, live / 1e6, ratio,
-               (double)is.moved_bytes / 1e6, (unsigned long long)is.checkpoints,
-               (unsigned long long)segments.segments_total, (unsigned long long)segments.segments_free);
-        fflush(stdout);
-        part_start = now;
-    }
-    atomic_store(&stop, true);
-    for (unsigned i = 0; i < READERS; i++)
-        pthread_join(threads[i], NULL);
-    double second = times[2] - times[1], last = times[10] - times[9];
-    printf("# %.0f s, %.0f overwrites/s; last tenth %.3f of the second in speed; disk at most %.3f of what is live; "
-           "%llu values read\n",
-           seconds() - start, (double)(blocks * BLOCK) / (seconds() - start), second / last, worst,
-           (unsigned long long)atomic_load(&read_count));
-    uint64_t leaked, missing;
-    count_segments();
-    need(store_audit(eng->store, &leaked, &missing) == ENG_OK, "audit");
-    printf("# %llu ids leaked, %llu missing\n", (unsigned long long)leaked, (unsigned long long)missing);
-    need(leaked == 0 && missing == 0, "ids without an owner");
-    need(worst <= 2.0, "too much disk");
-    need(!all || second / last >= 0.9, "it becomes slower");
-    eng_close(&eng);
-    char command[64];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command) != 0;
+        if (pthread_create(&readers[i], NULL, reader_main, (void *)(i + 1)) != 0)
+            die("pthread_create");
+    struct sample at[11];
+    run_blocks(at);
+    atomic_store(&churn.stop, true);
+    for (int i = 0; i < READERS; i++)
+        pthread_join(readers[i], NULL);
+    bool good = report(at);
+    good &= audit("with all versions");
+    OK(eng_drop_below(churn.eng, 0, atomic_load(&churn.newest)));
+    good &= audit("with the newest alone");
+    remove_store();
+    return good ? 0 : 1;
 }

@@ -445,6 +445,44 @@ START_TEST(stuck_reader)
 }
 END_TEST
 
+/* Space that only waits for the next checkpoint calls for it, and comes back with it. */
+START_TEST(checkpoint_is_wanted)
+{
+    MODEL_OK(store_open(&options, &store));
+    uint64_t born = begin(0);
+    uint32_t ids[200];
+    for (uint32_t i = 0; i < 200; i++)
+        ids[i] = alloc(2000, i);
+    commit(1, ids[0]);
+    checkpoint(1);
+    ck_assert(!store_checkpoint_wanted(store));
+    ck_assert(store_unchanged(store));
+    (void)begin(0);
+    for (uint32_t i = 0; i < 48; i++) /* six segments: too few to ask for one */
+        store_kill(store_arena(store, 0), ids[i], born);
+    commit(2, ids[199]);
+    ck_assert(!store_unchanged(store));
+    MODEL_OK(store_drop(store, 0, 1));
+    ck_assert(!store_checkpoint_wanted(store));
+    (void)begin(0);
+    for (uint32_t i = 48; i < 120; i++)
+        store_kill(store_arena(store, 0), ids[i], born);
+    commit(3, ids[199]);
+    MODEL_OK(store_drop(store, 0, 2));
+    ck_assert(store_checkpoint_wanted(store));
+    struct store_statistics before, after;
+    store_stats(store, &before);
+    checkpoint(2);
+    ck_assert(!store_checkpoint_wanted(store));
+    pthread_mutex_lock(&store->segments.lock);
+    segments_reclaim(store);
+    pthread_mutex_unlock(&store->segments.lock);
+    store_stats(store, &after);
+    ck_assert_uint_ge(after.segments_free, before.segments_free + 12);
+    ck_assert_uint_le(after.waiting_bytes + 12 * after.segment_bytes, before.waiting_bytes);
+}
+END_TEST
+
 /* A version that is pinned for long is named. */
 START_TEST(oldest_pin)
 {
@@ -589,6 +627,7 @@ int main(void)
     tcase_add_test(unit, epochs_protect_bytes);
     tcase_add_test(unit, stuck_reader);
     tcase_add_test(unit, oldest_pin);
+    tcase_add_test(unit, checkpoint_is_wanted);
     tcase_add_test(unit, compact_is_durable);
     tcase_add_test(unit, compact_leaves_open_generation);
     tcase_add_test(unit, shrink_and_stats);

@@ -333,6 +333,9 @@ ENG_MUST_CHECK enum eng_status eng_path(struct eng_snapshot *snapshot, const uin
 ENG_MUST_CHECK enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes,
                                               bool wait);
 bool eng_checkpoint_running(struct eng *eng);
+/* So much space waits for the next checkpoint (more than a quarter of what is live, and eight segments) that it should
+ * be made now, however little was committed since the last. A store with a log of its own makes it by itself. */
+bool eng_checkpoint_wanted(struct eng *eng);
 /* app_state of the checkpoint this start began from; returns its length, 0 for a new store. */
 size_t eng_app_state(struct eng *eng, void *bytes, size_t max);
 /* With inline_only: compaction that is due. */

@@ -41,6 +41,7 @@
 static struct {
     uint64_t keys, block, retain, overwrites, checkpoint_bytes;
     double slowest; /* last tenth over second */
+    bool wait;      /* for checkpoints: in a short run all there is turns over within tenths of a second */
     struct eng *eng;
     char dir[256];
     _Atomic uint64_t newest; /* tag */
@@ -272,7 +273,7 @@ static void upkeep(uint64_t *logged)
     *logged += churn.block * LOG_BYTES_EACH;
     if ((*logged < churn.checkpoint_bytes && !eng_checkpoint_wanted(churn.eng)) || eng_checkpoint_running(churn.eng))
         return;
-    OK(eng_checkpoint(churn.eng, &(uint64_t){atomic_load(&churn.newest)}, 8, false));
+    OK(eng_checkpoint(churn.eng, &(uint64_t){atomic_load(&churn.newest)}, 8, churn.wait));
     *logged = 0;
 }
 
@@ -422,6 +423,7 @@ static void arguments(int argc, char **argv, bool *is_long)
     churn.overwrites = *is_long ? 200000000 : 300000;
     churn.checkpoint_bytes = *is_long ? 256u << 20 : 4u << 20;
     churn.slowest = *is_long ? 0.9 : 0.5;
+    churn.wait = !*is_long;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--overwrites") == 0 && i + 1 < argc) {
             churn.overwrites = strtoull(argv[++i], NULL, 10) / churn.block * churn.block;

@@ -1,10 +1,14 @@
 /*
  * One merge over several cores.
  *
- * The groups of the topmost node with more than one are dealt out as contiguous runs of about equally many operations;
- * the caller takes the first. Helpers are threads with a merger of their own (arena, digest queue, scratch, path); they
- * run their digests before they report, so the caller's jobs above find them done. A helper that fails keeps its
- * status; the caller unwinds with it after all have stopped.
+ * The groups of the topmost node with more than one are taken in runs, ever shorter ones, by whoever is free: the
+ * caller, and helpers, threads with a merger of their own (arena, digest queue, scratch, path). Nothing is dealt out in
+ * advance, because a core may be busy with something else: while a block is merged the next one is executed. For the
+ * same reason a helper that has not begun when all is done is not waited for but sent back to sleep.
+ *
+ * A helper's state goes IDLE -> ASKED -> WORKING -> IDLE, or ASKED -> IDLE when the caller takes it back. It runs its
+ * digests before it is IDLE again, so the caller's jobs above find them done. One that fails keeps its status and
+ * leaves no run for anybody; the caller unwinds with it after all have stopped.
  *
  * Helpers spin for a moment before they sleep, since the next merge is often some microseconds away.
  */
@@ -15,17 +19,16 @@
 #include <stdlib.h>
 
 #define HELPER_STACK_BYTES (16u << 20) /* a chain of 1,024 nested keys recurses 1,024 times */
-#define HELPER_SPINS 4000
+#define HELPER_SPINS 1000
+#define RUN_OPERATIONS_MIN 24u /* a shorter run is not worth looking ahead for */
+
+enum helper_state { HELPER_IDLE, HELPER_ASKED, HELPER_WORKING };
 
 struct helper {
     struct merge_pool *pool;
     struct merger merger;
-    struct merge_group *groups;
-    size_t count;
-    unsigned depth;
     pthread_t thread;
-    _Atomic unsigned asked, done; /* sequence numbers; release and acquire pair the work and its results */
-    bool begun;
+    _Atomic unsigned state; /* release and acquire pair the work and its results */
 };
 
 struct merge_pool {
@@ -33,6 +36,12 @@ struct merge_pool {
     pthread_mutex_t lock;
     pthread_cond_t wake, ready;
     _Atomic bool stop;
+    /* what is being merged */
+    struct merge_group *groups;
+    size_t count;
+    unsigned depth;
+    uint32_t threads;
+    _Atomic size_t next; /* the first group that nobody has taken */
     struct helper helper[ENG_THREADS_MAX];
 };
 
@@ -43,35 +52,73 @@ static inline void pause_cpu(void)
 #endif
 }
 
-/* Waits until *sequence is not was (wanted false) or is was (wanted true). */
-static void wait_sequence(struct merge_pool *pool, pthread_cond_t *condition, _Atomic unsigned *sequence, unsigned was,
-                          bool equal)
+/* Waits until a helper's state is, or is not, this one. */
+static void wait_state(struct merge_pool *pool, pthread_cond_t *condition, struct helper *helper,
+                       enum helper_state state)
 {
     for (int i = 0; i < HELPER_SPINS; i++) {
-        if ((atomic_load_explicit(sequence, memory_order_acquire) == was) == equal || atomic_load(&pool->stop))
+        /* acquire: partner of the release in set_state */
+        if (atomic_load_explicit(&helper->state, memory_order_acquire) == state || atomic_load(&pool->stop))
             return;
         pause_cpu();
     }
     pthread_mutex_lock(&pool->lock);
-    while ((atomic_load_explicit(sequence, memory_order_acquire) == was) != equal && !atomic_load(&pool->stop))
+    while (atomic_load_explicit(&helper->state, memory_order_acquire) != state && !atomic_load(&pool->stop))
         pthread_cond_wait(condition, &pool->lock);
     pthread_mutex_unlock(&pool->lock);
 }
 
-static void bump_sequence(struct merge_pool *pool, pthread_cond_t *condition, _Atomic unsigned *sequence)
+static void set_state(struct merge_pool *pool, pthread_cond_t *condition, struct helper *helper,
+                      enum helper_state state)
 {
     pthread_mutex_lock(&pool->lock);
-    atomic_fetch_add_explicit(sequence, 1, memory_order_release); /* partner: the acquire loads in wait_sequence */
+    atomic_store_explicit(&helper->state, state, memory_order_release); /* partner: the acquire loads in wait_state */
     pthread_cond_broadcast(condition);
     pthread_mutex_unlock(&pool->lock);
+}
+
+/* Takes the next run of groups: about half of what is left, shared among all. */
+static bool take_run(struct merge_pool *pool, size_t *from, size_t *to)
+{
+    const struct merge_group *groups = pool->groups;
+    size_t at = atomic_load_explicit(&pool->next, memory_order_relaxed), end;
+    do {
+        if (at >= pool->count)
+            return false;
+        size_t most = (groups[pool->count - 1].hi - groups[at].lo) / (2 * pool->threads);
+        if (most < RUN_OPERATIONS_MIN)
+            most = RUN_OPERATIONS_MIN;
+        for (end = at + 1; end < pool->count && groups[end].hi - groups[at].lo <= most;)
+            end++;
+        /* relaxed: the groups were published with the helpers' states */
+    } while (!atomic_compare_exchange_weak_explicit(&pool->next, &at, end, memory_order_relaxed, memory_order_relaxed));
+    *from = at;
+    *to = end;
+    return true;
+}
+
+static void no_more_runs(struct merge_pool *pool)
+{
+    atomic_store_explicit(&pool->next, pool->count, memory_order_relaxed);
+}
+
+static void work_runs(struct merger *m, struct merge_pool *pool, uint32_t root)
+{
+    size_t from, to;
+    while (take_run(pool, &from, &to)) {
+        merge_ahead_begin(m, root, pool->groups[from].lo, pool->groups[to - 1].hi);
+        merge_groups(m, pool->groups + from, to - from, pool->depth);
+    }
 }
 
 static void helper_work(struct helper *helper)
 {
     struct merger *m = &helper->merger;
-    if (setjmp(m->unwind))
+    if (setjmp(m->unwind)) {
+        no_more_runs(helper->pool);
         return;
-    merge_groups(m, helper->groups, helper->count, helper->depth);
+    }
+    work_runs(m, helper->pool, m->root);
     digest_queue_run(&m->queue);
     if (m->queue.failed)
         merge_fail(m, ENG_NO_MEMORY);
@@ -81,14 +128,17 @@ static void *helper_main(void *context)
 {
     struct helper *helper = context;
     struct merge_pool *pool = helper->pool;
-    unsigned seen = 0;
     for (;;) {
-        wait_sequence(pool, &pool->wake, &helper->asked, seen, false);
+        wait_state(pool, &pool->wake, helper, HELPER_ASKED);
         if (atomic_load(&pool->stop))
             return NULL;
-        seen++;
+        unsigned asked = HELPER_ASKED;
+        /* acquire: partner of the release that asked */
+        if (!atomic_compare_exchange_strong_explicit(&helper->state, &asked, HELPER_WORKING, memory_order_acquire,
+                                                     memory_order_relaxed))
+            continue; /* taken back */
         helper_work(helper);
-        bump_sequence(pool, &pool->ready, &helper->done);
+        set_state(pool, &pool->ready, helper, HELPER_IDLE);
     }
 }
 
@@ -147,7 +197,6 @@ void merge_pool_begin(struct merge_pool *pool, struct merger *m)
 {
     for (uint32_t i = 0; i < pool->helpers; i++) {
         merger_begin(&pool->helper[i].merger, store_arena(m->store, i + 1));
-        pool->helper[i].begun = true;
     }
 }
 
@@ -172,49 +221,66 @@ uint64_t merge_pool_digests(const struct merge_pool *pool)
 }
 
 /* Does the caller's part; its failure must wait for the helpers, so it is caught here. */
-static enum eng_status own_part(struct merger *m, struct merge_group *groups, size_t count, unsigned depth)
+static enum eng_status own_part(struct merger *m, struct merge_pool *pool)
 {
     jmp_buf outer;
     memcpy(&outer, &m->unwind, sizeof outer);
     if (setjmp(m->unwind) == 0)
-        merge_groups(m, groups, count, depth);
+        work_runs(m, pool, m->root);
+    else
+        no_more_runs(pool);
     memcpy(&m->unwind, &outer, sizeof outer);
     return m->status;
+}
+
+/* Is one group almost everything? Then its own node is the one to split. */
+static bool lopsided(const struct merge_group *groups, size_t count, size_t total)
+{
+    for (size_t g = 0; g < count; g++)
+        if ((groups[g].hi - groups[g].lo) * 8 > total * 7)
+            return true;
+    return false;
+}
+
+static void ask(struct helper *helper, const struct merger *m, unsigned depth)
+{
+    struct merger *with = &helper->merger;
+    with->ops = m->ops;
+    with->floor = m->floor;
+    with->made = m->made;
+    with->root = m->root;
+    memcpy(with->path, m->path, depth);
+    set_state(helper->pool, &helper->pool->wake, helper, HELPER_ASKED);
 }
 
 bool merge_split(struct merger *m, struct merge_group *groups, size_t count, unsigned depth)
 {
     struct merge_pool *pool = m->pool;
-    if (!pool || !pool->helpers || count < 2 || groups[count - 1].hi - groups[0].lo < MERGE_SPLIT_OPERATIONS)
+    if (!pool || !pool->helpers || count < 2)
         return false;
-    size_t first = groups[0].lo, total = groups[count - 1].hi - first, from[ENG_THREADS_MAX + 1] = {0};
-    uint32_t parts = 1, threads = pool->helpers + 1;
-    for (size_t g = 1; g < count && parts < threads; g++)
-        if ((groups[g].lo - first) * threads >= total * parts)
-            from[parts++] = g;
-    if (parts == 1)
+    size_t total = groups[count - 1].hi - groups[0].lo;
+    if (total < MERGE_SPLIT_OPERATIONS || lopsided(groups, count, total))
         return false;
-    if ((groups[from[1]].lo - first) * 8 > total * 7)
-        return false; /* almost all lie in the first group: let its own node split them */
-    from[parts] = count;
+    uint32_t asked = pool->helpers;
+    if (asked > total / (MERGE_SPLIT_OPERATIONS / 2) - 1)
+        asked = (uint32_t)(total / (MERGE_SPLIT_OPERATIONS / 2) - 1);
+    pool->groups = groups;
+    pool->count = count;
+    pool->depth = depth;
+    pool->threads = asked + 1;
+    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
     m->pool = NULL; /* one split a merge */
-    for (uint32_t p = 1; p < parts; p++) {
-        struct helper *helper = &pool->helper[p - 1];
-        helper->groups = groups + from[p];
-        helper->count = from[p + 1] - from[p];
-        helper->depth = depth;
-        helper->merger.ops = m->ops;
-        helper->merger.floor = m->floor;
-        helper->merger.made = m->made;
-        merge_ahead_begin(&helper->merger, m->root, groups[from[p]].lo, groups[from[p + 1] - 1].hi);
-        memcpy(helper->merger.path, m->path, depth);
-        bump_sequence(pool, &pool->wake, &helper->asked);
-    }
-    m->ahead_end = groups[from[1] - 1].hi;
-    enum eng_status status = own_part(m, groups, from[1], depth);
-    for (uint32_t p = 1; p < parts; p++) {
-        struct helper *helper = &pool->helper[p - 1];
-        wait_sequence(pool, &pool->ready, &helper->done, atomic_load(&helper->asked), true);
+    for (uint32_t h = 0; h < asked; h++)
+        ask(&pool->helper[h], m, depth);
+    enum eng_status status = own_part(m, pool);
+    for (uint32_t h = 0; h < asked; h++) {
+        struct helper *helper = &pool->helper[h];
+        unsigned unheard = HELPER_ASKED;
+        /* relaxed: it did nothing */
+        if (atomic_compare_exchange_strong_explicit(&helper->state, &unheard, HELPER_IDLE, memory_order_relaxed,
+                                                    memory_order_relaxed))
+            continue;
+        wait_state(pool, &pool->ready, helper, HELPER_IDLE);
         if (status == ENG_OK && helper->merger.status != ENG_OK) {
             status = m->status = helper->merger.status;
             memcpy(m->error, helper->merger.error, sizeof m->error);

@@ -13,8 +13,11 @@ void slot_offer(struct store *store, uint64_t location, uint32_t units)
     if (segment->captured || atomic_load_explicit(&segment->retiring, memory_order_relaxed) ||
         atomic_load_explicit(&segment->live, memory_order_relaxed) == 0)
         return;
-    struct arena *arena = &store->arenas[store->slot_turn++ / 8 % store->slot_arenas];
-    struct slot_list *list = &arena->slots[units];
+    /* The arenas do not share the work evenly: of two in turn the one that has fewer. */
+    uint32_t turn = store->slot_turn++ % store->slot_arenas, other = (turn + 1) % store->slot_arenas;
+    struct slot_list *list = &store->arenas[turn].slots[units];
+    if (store->arenas[other].slots[units].count < list->count)
+        list = &store->arenas[other].slots[units];
     if (list->count == list->capacity) {
         uint32_t capacity = list->capacity ? 2 * list->capacity : 64;
         if (capacity > SLOTS_PER_SIZE)

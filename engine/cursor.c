@@ -124,17 +124,68 @@ static enum eng_status edge(struct eng_cursor *c, uint32_t id, bool last)
     }
 }
 
-#define AHEAD_NODES 2u
-#define AHEAD_LINES 16u
+/*
+ * Looking ahead while moving forward, so that no leaf is waited for. Distances are in children of lowest inner nodes,
+ * nearly always leaves. They often have a few children only, hence the next ones of their parent are looked at too: the
+ * control word and then the node of each is asked for some steps before.
+ */
+#define AHEAD_NODES 2u    /* a node this far ahead is asked for */
+#define AHEAD_CONTROLS 5u /* and the control word of one this far */
+#define AHEAD_SIBLINGS 3u /* the same, of inner nodes beside the lowest one */
+#define AHEAD_SIBLING_CONTROLS 5u
+#define AHEAD_INNER_LINES 3u
 
-/* Moving forward: a node that will be wanted soon is on its way, and the control word of one after it. */
-static void look_ahead(struct store *store, const struct inner *inner, unsigned branch)
+/* The child this far behind the present one of the lowest inner node; 0: not under its parent, or too far. */
+static uint32_t child_ahead(const struct eng_cursor *c, unsigned distance)
 {
-    const uint32_t *child = inner_child(inner);
-    if (branch + 2 * AHEAD_NODES < inner->branches)
-        store_prefetch_control(store, child[branch + 2 * AHEAD_NODES]);
-    if (branch + AHEAD_NODES < inner->branches)
-        store_prefetch_object(store, child[branch + AHEAD_NODES], AHEAD_LINES);
+    struct store *store = c->snapshot->eng->store;
+    const struct level *level = &c->level[c->top - 1];
+    const struct inner *inner = (const struct inner *)store_node(store, level->id);
+    unsigned left = level->branches - level->branch - 1u;
+    if (!inner || distance <= left)
+        return inner ? inner_child(inner)[level->branch + distance] : 0;
+    distance -= left;
+    if (c->top < 2)
+        return 0;
+    level--;
+    inner = (const struct inner *)store_node(store, level->id);
+    for (unsigned i = level->branch + 1u; inner && i < level->branches && i < level->branch + AHEAD_SIBLINGS; i++) {
+        uint32_t id = inner_child(inner)[i];
+        const struct node *node = store_node(store, id);
+        unsigned count = !node ? 0 : node->object.type == OBJECT_LEAF ? 1 : ((const struct inner *)node)->branches;
+        if (distance <= count)
+            return node->object.type == OBJECT_LEAF ? id : inner_child((const struct inner *)node)[distance - 1];
+        distance -= count;
+    }
+    return 0;
+}
+
+/* What a scan looks at of a node: a leaf without its digests, which are a quarter of it. */
+static void prefetch_ahead(struct store *store, uint32_t id)
+{
+    uint64_t word = atomic_load_explicit(&store_view(store)->control[id], memory_order_relaxed);
+    unsigned units = CONTROL_UNITS(word);
+    store_prefetch_object(store, id, CONTROL_TYPE(word) == OBJECT_LEAF ? units - units / 4 : AHEAD_INNER_LINES);
+}
+
+/* After a step forward; entered: into another lowest inner node. */
+static void look_ahead(const struct eng_cursor *c, bool entered)
+{
+    struct store *store = c->snapshot->eng->store;
+    uint32_t id = child_ahead(c, AHEAD_CONTROLS);
+    if (id)
+        store_prefetch_control(store, id);
+    id = child_ahead(c, AHEAD_NODES);
+    if (id)
+        prefetch_ahead(store, id);
+    if (!entered || c->top < 2)
+        return;
+    const struct level *above = &c->level[c->top - 2];
+    const struct inner *inner = (const struct inner *)store_node(store, above->id);
+    if (inner && above->branch + AHEAD_SIBLING_CONTROLS < above->branches)
+        store_prefetch_control(store, inner_child(inner)[above->branch + AHEAD_SIBLING_CONTROLS]);
+    if (inner && above->branch + AHEAD_SIBLINGS < above->branches)
+        store_prefetch_object(store, inner_child(inner)[above->branch + AHEAD_SIBLINGS], AHEAD_INNER_LINES);
 }
 
 /* To the leaf after (before) everything below the top of the stack's present branch. */
@@ -148,9 +199,14 @@ static enum eng_status sideways(struct eng_cursor *c, bool back)
             const struct inner *inner = (const struct inner *)store_node(store, level->id);
             if (!inner)
                 return ENG_DAMAGED;
-            if (!back)
-                look_ahead(store, inner, level->branch);
-            return edge(c, inner_child(inner)[level->branch], back);
+            uint32_t id = inner_child(inner)[level->branch];
+            unsigned top = c->top;
+            if (back)
+                return edge(c, id, true);
+            enum eng_status status = edge(c, id, false);
+            if (status == ENG_OK)
+                look_ahead(c, c->top > top);
+            return status;
         }
         c->top--;
     }

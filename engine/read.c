@@ -57,6 +57,10 @@ static inline bool sampled(struct store *store)
 
 /* Lines of a leaf that a point read asks for at once; measured from 3 to all (README). */
 #define GET_LEAF_LINES 12u
+/* The same of an inner node, and of either where many reads share the memory's attention: the object header (the first
+ * line) is not looked at, its type is in the control word. */
+#define GET_INNER_LINES 2u
+#define MANY_LEAF_LINES 3u
 
 enum eng_status tree_get(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes,
                          struct tree_value *value)
@@ -83,6 +87,7 @@ enum eng_status tree_get(struct store *store, uint32_t root, const uint8_t *key,
             return ENG_OK;
         }
         const struct inner *inner = (const struct inner *)node;
+        prefetch_node((const uint8_t *)inner + 64, GET_INNER_LINES); /* all of a small one */
         int branch = descend(inner, key, key_bytes);
         if (branch < 0)
             return ENG_NOT_FOUND;
@@ -97,6 +102,7 @@ enum eng_status tree_get_many(struct store *store, uint32_t root, size_t count, 
     enum { CONTROL, NODE, ENTRY, DONE } state[TREE_MANY];
     uint32_t id[TREE_MANY];
     const struct node *node[TREE_MANY] = {0};
+    enum object_type type[TREE_MANY];
     uint8_t hash[TREE_MANY];
     size_t left = 0;
     uint32_t touch = 0; /* a bit a key */
@@ -113,16 +119,17 @@ enum eng_status tree_get_many(struct store *store, uint32_t root, size_t count, 
         for (size_t i = 0; i < count; i++) {
             switch (state[i]) {
             case CONTROL: /* its control word was asked for a round ago */
-                node[i] = store_node(store, id[i]);
+                node[i] = (const struct node *)store_object_type(store, id[i], &type[i]);
                 if (!node[i])
                     return ENG_DAMAGED;
                 if (__builtin_expect(touch >> i & 1, 0))
                     store_touch(store, id[i]);
-                prefetch_node(node[i], 5);
+                prefetch_node((const uint8_t *)node[i] + 64,
+                              type[i] == OBJECT_LEAF ? MANY_LEAF_LINES : GET_INNER_LINES);
                 state[i] = NODE;
                 break;
             case NODE:
-                if (node[i]->object.type == OBJECT_LEAF) {
+                if (type[i] == OBJECT_LEAF) {
                     const struct leaf *leaf = (const struct leaf *)node[i];
                     const uint8_t *hashes = leaf_hash(leaf);
                     const uint8_t *at = memchr(hashes, hash[i], leaf->count);

@@ -89,7 +89,7 @@ struct node *merge_read(struct merger *m, uint32_t id)
  * node's lines; then its branch, the digest records beside it, and the next control word; and so on, until a leaf's
  * lines.
  */
-#define AHEAD_STEP 8u  /* operations between two stages */
+#define AHEAD_STEP 2u  /* operations between two stages; further ahead it pushes out what is needed first */
 #define LEAF_LINES 22u /* of 64 bytes: most of a leaf */
 #define INNER_LINES 4u
 _Static_assert(AHEAD_STAGES *AHEAD_STEP < AHEAD_RING, "no operation meets another's place in the ring");

@@ -35,6 +35,7 @@ struct import {
     bool terminal;
     uint64_t started_ms, shown_ms;
     uint64_t blocks, skipped, transactions, failed, height;
+    char wrong[640]; /* why a line is no block; said when what stands before it is answered: that may be refused too */
 };
 
 static void show_progress(struct import *import, uint64_t consumed, bool last)
@@ -53,22 +54,22 @@ static void show_progress(struct import *import, uint64_t consumed, bool last)
         fprintf(stderr, "\r[%s] %3u %%  ", bar, percent);
     else
         fputc('\r', stderr);
-    fprintf(stderr, "%llu blocks  %.0f/s  height %llu ", (unsigned long long)done,
+    fprintf(stderr, "%llu blocks  %.0f/s  height %llu \033[K", (unsigned long long)done,
             seconds > 0 ? (double)done / seconds : 0, (unsigned long long)import->height);
     if (last)
         fputs("\r\033[K", stderr);
 }
 
+/* The node's text names the block itself where it was the block that was refused. */
 static int refused(struct import *import, const struct import_item *item, const struct import_result *result)
 {
+    char block[32];
+    snprintf(block, sizeof block, "block %llu: ", (unsigned long long)item->height);
     show_progress(import, 0, true);
-    int code = cli_exit_of(result->status);
-    if (result->status == ENG_CONFLICT)
-        return cli_say(code, "%s: line %llu: block %llu: transaction %u, operation %u: %s; nothing of it was applied",
-                       import->name, (unsigned long long)item->line, (unsigned long long)item->height,
-                       result->failed_tx, result->failed_op, tx_code_name(result->code));
-    return cli_say(code, "%s: line %llu: block %llu: %s", import->name, (unsigned long long)item->line,
-                   (unsigned long long)item->height, result->text[0] ? result->text : eng_status_text(result->status));
+    return cli_say(cli_exit_of(result->status), "%s: line %llu: %s%s%s", import->name, (unsigned long long)item->line,
+                   strncmp(result->text, "block ", 6) == 0 ? "" : block,
+                   result->text[0] ? result->text : eng_status_text(result->status),
+                   result->status == ENG_CONFLICT ? "; nothing of it was applied" : "");
 }
 
 static int import_answered(void *context, struct cli_batch *batch, struct protocol_reader *reply)
@@ -108,24 +109,23 @@ static struct cli_batch *new_batch(bool keep_going)
     return batch;
 }
 
-/* Parses a line; CLI_DONE, or says why it is no block. */
+/* Parses a line; CLI_DONE, or why it is no block in import->wrong. */
 static int parse_block(struct import *import, const struct cli_lines *lines, const char *text, size_t size,
                        uint8_t **bytes, size_t *bytes_size, uint64_t *height)
 {
     json_error_t error;
     json_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (!json) {
-        show_progress(import, 0, true);
-        return cli_say(CLI_NO, "%s: line %llu: %s%s (column %d)", lines->name, (unsigned long long)lines->line,
-                       error.text, lines->partial ? ": the input ends within this line" : "", error.column);
+        snprintf(import->wrong, sizeof import->wrong, "line %llu: %s%s (column %d)", (unsigned long long)lines->line,
+                 error.text, lines->partial ? ": the input ends within this line" : "", error.column);
+        return CLI_NO;
     }
     enum eng_status status = block_from_json(json, bytes, bytes_size);
     *height = (uint64_t)json_integer_value(json_object_get(json, "height"));
     json_decref(json);
-    if (status == ENG_OK)
-        return CLI_DONE;
-    show_progress(import, 0, true);
-    return cli_say(cli_exit_of(status), "%s: line %llu: %s", lines->name, (unsigned long long)lines->line, eng_error());
+    if (status != ENG_OK)
+        snprintf(import->wrong, sizeof import->wrong, "line %llu: %s", (unsigned long long)lines->line, eng_error());
+    return cli_exit_of(status);
 }
 
 /* Hands the batch over; false: the stream has stopped. */
@@ -225,6 +225,8 @@ int cli_import(struct cli *cli, int argc, char **argv)
         if (answers != CLI_DONE)
             code = answers;
         show_progress(&import, lines.consumed, true);
+        if (answers == CLI_DONE && import.wrong[0])
+            cli_say(code, "%s: %s", lines.name, import.wrong);
         int summary = print_summary(cli, &import, code == CLI_DONE);
         if (code == CLI_DONE)
             code = summary;

@@ -244,13 +244,13 @@ static enum eng_status compare_known(struct ledger *ledger, const struct block *
     if (status == ENG_OK) {
         seal_import_digest(block, digest);
         const char *differs =
-            memcmp(digest, header.transactions_digest, 32) != 0 ? "transactions"
+            memcmp(digest, header.transactions_digest, 32) != 0 ? "other transactions"
             : block->note_bytes != header.note_bytes || memcmp(block->note, header.note, header.note_bytes) != 0
-                ? "note"
-            : block->time_ms && block->time_ms != header.time_ms ? "time"
+                ? "another note"
+            : block->time_ms && block->time_ms != header.time_ms ? "another time"
                                                                  : NULL;
         if (differs)
-            status = eng_fail(ENG_EXISTS, "block %llu: another block has this height, with another %s",
+            status = eng_fail(ENG_EXISTS, "block %llu: another block has this height, with %s",
                               (unsigned long long)block->height, differs);
     }
     free(bytes);
@@ -281,18 +281,27 @@ static enum eng_status check_import(struct ledger *ledger, struct import_request
     return ENG_OK;
 }
 
-/* What refuses a whole block: a failed transaction, or one that no receipt can be made for. */
+/* What refuses a whole block: a transaction that failed, */
 static enum eng_status refuse_import(struct import_request *request, uint32_t index, enum tx_code code, uint32_t op)
 {
     struct import_result *result = &request->result;
     result->failed_tx = index;
     result->failed_op = op;
     result->code = code;
-    if (op == RECEIPT_NO_OPERATION)
-        return eng_fail(ENG_CONFLICT, "block %llu, transaction %u: %s%s", (unsigned long long)request->block.height,
-                        index, tx_code_name(code), code == TX_EXISTS ? " (its id is in an earlier receipt)" : "");
     return eng_fail(ENG_CONFLICT, "block %llu, transaction %u, operation %u: %s",
                     (unsigned long long)request->block.height, index, op, tx_code_name(code));
+}
+
+/* or one that no receipt can be made for. */
+static enum eng_status refuse_import_whole(struct import_request *request, uint32_t index, enum tx_code code,
+                                           const char *why)
+{
+    struct import_result *result = &request->result;
+    result->failed_tx = index;
+    result->failed_op = RECEIPT_NO_OPERATION;
+    result->code = code;
+    return eng_fail(ENG_CONFLICT, "block %llu, transaction %u: %s: %s", (unsigned long long)request->block.height,
+                    index, tx_code_name(code), why);
 }
 
 static enum eng_status run_import(struct ledger *ledger, struct block_work *block, struct import_request *request)
@@ -314,11 +323,12 @@ static enum eng_status run_import(struct ledger *ledger, struct block_work *bloc
         case VERDICT_INCLUDED:
             break;
         case VERDICT_DUPLICATE:
-            return refuse_import(request, i, TX_EXISTS, RECEIPT_NO_OPERATION);
+            return refuse_import_whole(request, i, TX_EXISTS, "its id is in an earlier receipt");
         case VERDICT_EXPIRED:
-            return refuse_import(request, i, TX_EXPIRED, RECEIPT_NO_OPERATION);
+            return refuse_import_whole(request, i, TX_EXPIRED, "it expires before the time of the block");
         case VERDICT_TOO_FAR:
-            return refuse_import(request, i, TX_MALFORMED, RECEIPT_NO_OPERATION);
+            return refuse_import_whole(request, i, TX_MALFORMED,
+                                       "it expires later than the window of the genesis behind the time of the block");
         }
         if (ledger->execution->code != TX_OK && !request->keep_going)
             return refuse_import(request, i, ledger->execution->code, ledger->execution->failed_op);

@@ -483,6 +483,26 @@ def test_import_failures():
     check(b"line 1:" in result.err and b"ends within" in result.err, str(result))
     result = pando("import", data=b'{"height":%d,"ops":[],"surprise":1}\n' % (height + 2), code=1)
     check(b"line 1:" in result.err, str(result))
+    # Both a block that is refused and a line behind it that is none: it stops at the first of the two.
+    result = pando("import", data=blocks(height + 2, bad) + b"{nonsense\n", code=1)
+    check(result.err.count(b"\n") == 1 and b"line 1: block %d, transaction 0, operation 1: BELOW_MIN" % (
+        height + 2) in result.err, str(result))
+    result = pando("import", data=blocks(height + 3, good), code=1)
+    check(result.err.count(b"block %d" % (height + 3)) == 1 and b"there is a gap" in result.err, str(result))
+
+
+def test_import_without_receipt():
+    """Transactions in a block that no receipt can be made for: the block is refused, also with --keep-going, and the
+    line says why."""
+    receipt, = submit(put("c/known", "1"))
+    height = root()
+    for more, words in (({"id": receipt["id"]}, b"EXISTS: its id is in an earlier receipt"),
+                        ({"expires": 5}, b"EXPIRED: it expires before"),
+                        ({"expires": 10**15}, b"MALFORMED: it expires later")):
+        line = json.dumps({"height": height[0] + 1, "txs": [dict(put("c/never", "1"), **more)]}).encode() + b"\n"
+        result = pando("import", "--keep-going", data=line, code=1)
+        check(b"line 1: block %d, transaction 0: " % (height[0] + 1) + words in result.err, str(result))
+    check(root() == height, "a block that was refused changed the root")
 
 
 def check_range_proofs(height, digest):

@@ -269,5 +269,6 @@ int cli_submit(struct cli *cli, int argc, char **argv)
     if (submit.refused == submit.malformed)
         return code;
     return cli_say(code, "submit: %llu of %llu transactions failed or were refused",
-                   (unsigned long long)(submit.refused - submit.malformed), (unsigned long long)submit.answered);
+                   (unsigned long long)(submit.refused - submit.malformed),
+                   (unsigned long long)(submit.answered - submit.malformed));
 }

@@ -103,10 +103,22 @@ static void submission_result(struct submission *submission, struct submission_s
         submission_finish(submission);
 }
 
+/* What EXECUTE and PUBLISH refuse comes with its code only; each refuses with a code for one reason. */
+static const char *refusal_text(enum tx_code code)
+{
+    if (code == TX_EXPIRED)
+        return "submit: expired before its block was made";
+    if (code == TX_MALFORMED)
+        return "submit: expires further ahead of the ledger's time than the window of the genesis";
+    return "submit: the ledger closed or stopped before there was a receipt; ask again with the same id";
+}
+
 static void on_receipt(void *context, enum tx_code code, const uint8_t *receipt, size_t size)
 {
     struct submission_slot *slot = context;
-    submission_result(slot->submission, slot, code, receipt, receipt ? size : 0);
+    const char *text = receipt ? NULL : refusal_text(code);
+    submission_result(slot->submission, slot, code, receipt ? receipt : (const void *)text,
+                      receipt ? size : strlen(text));
 }
 
 static void submit_one(struct server *server, struct submission_slot *slot, const uint8_t *bytes, uint32_t size)

@@ -285,6 +285,9 @@ def test_submit():
     receipts = submit(expired, code=1)
     check(receipts[0]["id"] == "11" * 16 and receipts[0]["code"] == "EXPIRED" and not receipts[0]["ok"], str(receipts))
     pando("get", "s/d", code=1)
+    receipts = submit(dict(put("s/e", "5"), expires=10**15), code=1)
+    check(receipts[0]["code"] == "MALFORMED" and "window" in receipts[0].get("detail", ""), str(receipts))
+    pando("get", "s/e", code=1)
 
 
 def test_submit_bad_lines():
@@ -299,6 +302,9 @@ def test_submit_bad_lines():
     errors = result.err.decode().splitlines()
     check(len(errors) == 7 and all("line %d:" % n in e for n, e in zip(range(2, 9), errors)), str(errors))
     check(pando("get", "m/b").out == b"2\n", "what follows a bad line is not submitted")
+    lines = [b"{nonsense", json.dumps(put("m/b", "3")).encode(), b'{"ops":[{"op":"delete","key":"m/none"}]}']
+    result = pando("submit", data=b"\n".join(lines) + b"\n", code=1)
+    check(b"submit: 1 of 2 transactions failed" in result.err, "what is no transaction counts as one: %s" % result)
 
     result = pando("submit", data=b'\n{"ops":[{"op":"put","key":"m/c","val', code=1)
     check(b"line 2:" in result.err and b"ends within" in result.err, str(result))

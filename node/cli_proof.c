@@ -278,9 +278,25 @@ static int check_header(const struct verifier *verifier, const char *path, const
     return CLI_DONE;
 }
 
+/* Is the range one key, as --unchanged asks for? */
+static bool is_one_key(const struct verify_result *result)
+{
+    uint8_t behind[ENG_KEY_BYTES_MAX];
+    if (!result->from || !result->to)
+        return false;
+    size_t size = proof_key_range_end(result->from, result->from_bytes, behind);
+    return size == result->to_bytes && memcmp(result->to, behind, size) == 0;
+}
+
 /* What a proof says of a range, before its entries. */
 static void print_range(struct cli_printer *printer, const struct verify_result *result)
 {
+    if (result->inner == PROOF_DIFF && result->count == 0 && is_one_key(result)) {
+        fputs("key ", stdout);
+        cli_print_field(printer, result->from, result->from_bytes);
+        puts(" is unchanged");
+        return;
+    }
     fputs("the keys", stdout);
     if (result->from) {
         fputs(" from ", stdout);

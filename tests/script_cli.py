@@ -529,7 +529,10 @@ def check_range_proofs(height, digest):
     check(digest in out and " differ in 2," in out, out)
     check("key p/key has the value other, it had the value value\n" in out, out)
     check("key p/new is new, with the value 1\n" in out, out)
-    check("are unchanged" in proven("--unchanged", "p/sum", "--since", height, root=newer_digest), "unchanged")
+    out = proven("--unchanged", "p/sum", "--since", height, root=newer_digest)
+    check("\nkey p/sum is unchanged\n" in out, out)
+    check("from p/sum to below p/suo are unchanged" in proven(
+        "--diff", height, newer, "--from", "p/sum", "--to", "p/suo", root=newer_digest), "a range that is unchanged")
     check(b"not the same" in pando("prove", "--unchanged", "p/key", "--since", height, "-o", path, code=1).err, "changed")
     for args in (["--count", "a"], ["--from", "a", "b"], ["--diff", "1"], ["--unchanged", "a"], ["--since", "1", "a"],
                  ["--diff", "1", "2", "--at", "2"], ["--diff", "1", "2", "--sum"]):

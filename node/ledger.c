@@ -247,6 +247,23 @@ static enum eng_status open_store(struct ledger *ledger)
     return open_state(ledger);
 }
 
+static void count_log(void *context, const char *name)
+{
+    size_t length = strlen(name);
+    *(size_t *)context += length > 4 && strcmp(name + length - 4, ".log") == 0;
+}
+
+/* A log without files is what log_open makes a new one of. Of a ledger that was there before it means that blocks are
+ * lost whose receipts were sent. */
+static enum eng_status expect_log(const struct ledger_options *options)
+{
+    size_t logs = 0;
+    enum eng_status status = options->create ? ENG_OK : disk_list(options->disk, "log", count_log, &logs);
+    if (status == ENG_NOT_FOUND || (status == ENG_OK && !options->create && logs == 0))
+        return eng_fail(ENG_DAMAGED, "log: no files, the blocks are lost");
+    return status;
+}
+
 static enum eng_status open_log(struct ledger *ledger)
 {
     const struct ledger_options *options = &ledger->options;
@@ -258,7 +275,9 @@ static enum eng_status open_log(struct ledger *ledger)
         .flusher = log_flushes_itself(ledger),
     };
     memcpy(log_options.store_id, ledger->ledger_id, 32);
-    enum eng_status status = log_open(&log_options, ledger->base.log_offset, &ledger->log);
+    enum eng_status status = expect_log(options);
+    if (status == ENG_OK)
+        status = log_open(&log_options, ledger->base.log_offset, &ledger->log);
     if (status == ENG_OK && log_end(ledger->log) < ledger->base.log_offset)
         status = eng_fail(ENG_DAMAGED, "log: ends at offset %llu, before the checkpoint's %llu",
                           (unsigned long long)log_end(ledger->log), (unsigned long long)ledger->base.log_offset);

@@ -382,6 +382,11 @@ static enum eng_status open_data(struct node *node)
         status = key_file_read(path, node->public_key, node->secret);
     if (status == ENG_OK)
         status = open_ledger(node);
+    if (status == ENG_NOT_FOUND) { /* genesis.json is there, so what is not is lost */
+        char line[512];
+        snprintf(line, sizeof line, "%s", eng_error());
+        status = eng_fail(ENG_DAMAGED, "%s", line);
+    }
     return status;
 }
 

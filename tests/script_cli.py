@@ -830,6 +830,38 @@ def test_restart_and_check():
     mine("check", TMP + "/nowhere", code=1)
 
 
+def test_lost_files():
+    """What a data directory must have and has no more: neither the daemon nor the check takes the rest for whole."""
+    whole, killed, path = TMP + "/whole", TMP + "/killed", TMP + "/lossy"
+    pando("init", whole, node=False)
+    with open(whole + "/pando.conf", "w") as file:
+        file.write("[replication]\nlisten = none\n")
+    daemon = Daemon(whole)
+    pando("-d", whole, "import", data=blocks(1, [{"op": "put", "key": "k", "value": "v"}]), node=False)
+    shutil.copytree(whole, killed, ignore=shutil.ignore_patterns("*.ipc"))  # no checkpoint yet: the log has the block
+    daemon.stop()
+    for source in whole, killed:
+        pando("check", source, node=False)
+        for lost in "log", "log/00000000000000.log", "state", "state/slots", "node.key":
+            shutil.copytree(source, path)
+            gone = os.path.join(path, lost)
+            shutil.rmtree(gone) if os.path.isdir(gone) else os.remove(gone)
+            pando("check", path, code=4, node=False)
+            pandod_fails("--data", path, code=4)
+            pando("check", path, code=4, node=False)
+            shutil.rmtree(path)
+    # A log that is whole in itself, but older than the state's checkpoint.
+    shutil.copytree(whole, path)
+    with open(path + "/log/00000000000000.log", "r+b") as file:
+        file.seek(4096)  # behind the header
+        rest = len(file.read())
+        file.seek(4096)
+        file.write(bytes(rest))
+    result = pando("check", path, code=4, node=False)
+    check(b"ends with block 0" in result.out and b"of block 1" in result.out, str(result))
+    pando("check", whole + "/genesis.json", code=1, node=False)
+
+
 def test_lost_node():
     """The daemon dies and comes back while transactions stream: all of them are answered, each is done once."""
     directory = TMP + "/lost"

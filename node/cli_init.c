@@ -79,14 +79,12 @@ static int take_directory(struct init *init)
     if (!open_directory)
         return cli_say(errno == ENOTDIR ? CLI_NO : CLI_UNABLE, "%s: %s", init->directory, strerror(errno));
     const struct dirent *entry;
-    int code = CLI_DONE;
+    bool ours = faccessat(dirfd(open_directory), "genesis.json", F_OK, 0) == 0;
+    int code = ours ? cli_say(CLI_NO, "%s: in use: it is a data directory already", init->directory) : CLI_DONE;
     while (code == CLI_DONE && (entry = readdir(open_directory)) != NULL) {
         const char *name = entry->d_name;
-        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strcmp(name, "lost+found") == 0)
-            continue;
-        bool ours = strcmp(name, "genesis.json") == 0 || strcmp(name, "pando.conf") == 0;
-        code = cli_say(CLI_NO, "%s: in use: it holds %s%s", init->directory, name,
-                       ours ? ", it is a data directory already" : "");
+        if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && strcmp(name, "lost+found") != 0)
+            code = cli_say(CLI_NO, "%s: in use: it holds %s", init->directory, name);
     }
     closedir(open_directory);
     return code;

@@ -22,6 +22,8 @@ int cli_key_command(struct cli *cli, int argc, char **argv)
     enum eng_status status =
         new ? key_file_create(argv[2], public_key, secret) : key_file_read(argv[2], public_key, secret);
     sodium_memzero(secret, sizeof secret);
+    if (status == ENG_DAMAGED) /* the answer is no: it need not ever have been one of ours */
+        return cli_say(CLI_NO, "%s", eng_error());
     if (status != ENG_OK)
         return cli_fail(status);
     char hex[65];

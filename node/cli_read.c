@@ -305,7 +305,7 @@ static void print_status_line(const char *name, json_t *value)
 {
     printf("%-22s ", name);
     if (json_is_string(value)) {
-        puts(json_string_value(value));
+        puts(json_string_length(value) ? json_string_value(value) : "-");
     } else if (json_is_null(value)) {
         puts("-");
     } else if (json_is_array(value) && json_array_size(value) == 0) {

@@ -482,6 +482,21 @@ bool config_read(struct config *config, const char *path, const char *data_dir, 
     return !reading.failed;
 }
 
+/* --listen and --follow set addresses that config_read has not seen. */
+static bool check_link(const struct config *config, const char *key, const char *url, char *error, size_t error_bytes)
+{
+    char host[CONFIG_URL_MAX];
+    if (!is_ipc(url) && !tcp_host(url, host))
+        return check_fail(error, error_bytes, "[replication] %s: %s is not an address (tcp://HOST:PORT or ipc://PATH)",
+                          key, url);
+    if (!config->plaintext && !config_url_is_local(url))
+        return check_fail(error, error_bytes,
+                          "[replication] %s: %s is not on this machine, and links are not encrypted: say "
+                          "plaintext = yes to allow it",
+                          key, url);
+    return true;
+}
+
 bool config_check(const struct config *config, char *error, size_t error_bytes)
 {
     assert(error != NULL && error_bytes > 0);
@@ -489,18 +504,10 @@ bool config_check(const struct config *config, char *error, size_t error_bytes)
     if (strlen(config->socket) > strlen("ipc://") + SOCKET_PATH_MAX)
         return check_fail(error, error_bytes, "[node] socket: %s: a socket's path has at most %d bytes", config->socket,
                           SOCKET_PATH_MAX);
-    if (config->plaintext)
-        return true;
-    if (config->listen[0] != '\0' && !config_url_is_local(config->listen))
-        return check_fail(error, error_bytes,
-                          "[replication] listen: %s is not on this machine, and links are not encrypted: say "
-                          "plaintext = yes to allow it",
-                          config->listen);
+    if (config->listen[0] != '\0' && !check_link(config, "listen", config->listen, error, error_bytes))
+        return false;
     for (size_t i = 0; i < config->follow_count; i++)
-        if (!config_url_is_local(config->follow[i]))
-            return check_fail(error, error_bytes,
-                              "[replication] follow: %s is not on this machine, and links are not encrypted: say "
-                              "plaintext = yes to allow it",
-                              config->follow[i]);
+        if (!check_link(config, "follow", config->follow[i], error, error_bytes))
+            return false;
     return true;
 }

@@ -225,6 +225,12 @@ def test_daemon_refusals():
     check(DIR in line and "running" in line, line)
     subprocess.run([PANDOD, "--data", DIR, "--check-config"], check=True)
 
+    for option in "--listen", "--follow":
+        line = pandod_fails("--data", DIR, option, "nowhere", "--check-config", code=2)
+        check("nowhere is not an address" in line, line)
+        line = pandod_fails("--data", DIR, option, "tcp://192.0.2.1:7450", "--check-config", code=2)
+        check("plaintext" in line, line)
+
     fresh = TMP + "/fresh"
     pando("init", fresh, node=False)
     for path, code in (("p" * 108, 2), (TMP + "/no/such/place.ipc", 3)):

@@ -46,7 +46,7 @@ void config_defaults(struct config *config);
  * than diff, allow, peers, io other than buffered, auth other than local) are errors that say so, unless the value is
  * the one that means "off" or the default and is honoured as such. */
 bool config_read(struct config *config, const char *path, const char *data_dir, char *error, size_t error_bytes);
-/* Checks what concerns several keys (loopback unless plaintext). */
+/* Checks what concerns several keys, and addresses from elsewhere than the file (loopback unless plaintext). */
 bool config_check(const struct config *config, char *error, size_t error_bytes);
 /* True for tcp://127.x, tcp://localhost, tcp://[::1] and ipc://. */
 bool config_url_is_local(const char *url);

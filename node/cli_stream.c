@@ -134,7 +134,7 @@ int cli_stream_open(struct pando *pando, unsigned window, int timeout_ms,
 {
     struct cli_stream *stream = calloc(1, sizeof *stream);
     if (!stream)
-        return cli_say(CLI_UNABLE, "no memory for a stream of requests");
+        return cli_say(CLI_UNABLE, "requests: no memory for a stream of them");
     stream->pando = pando;
     assert(window >= 1 && window <= STREAM_WINDOW_MAX);
     stream->window = window;

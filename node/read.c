@@ -71,7 +71,7 @@ enum eng_status ledger_snapshot(struct ledger *ledger, uint64_t height, struct e
         if (status == ENG_NOT_FOUND || status == ENG_GONE) {
             if (newest && ledger_height(ledger, NULL) != published)
                 continue; /* it was the newest one a moment ago */
-            return eng_fail(ENG_GONE, "height %llu is no longer live, the oldest is %llu", (unsigned long long)tag,
+            return eng_fail(ENG_GONE, "height %llu: no longer live, the oldest is %llu", (unsigned long long)tag,
                             (unsigned long long)ledger_oldest_live(ledger));
         }
         return status;

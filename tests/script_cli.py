@@ -763,6 +763,7 @@ def test_retention():
     error = pando("-d", directory, "get", "k", "--at", 1, code=1, node=False).err.decode()
     oldest = json.loads(pando("-d", directory, "status", "--json", node=False).out)["oldest_live_height"]
     check(1 < oldest <= 41 and str(oldest) in error, "the oldest live height %d is not named: %s" % (oldest, error))
+    check(error.startswith("pando: height 1: "), "not WHAT: WHY: %s" % error)
     pando("-d", directory, "get", "k", "--at", oldest, node=False)
     check(pando("-d", directory, "root", "--at", 3, node=False).out.startswith(b"3 "), "roots stay in their headers")
     daemon.stop()

@@ -121,6 +121,14 @@ static void on_receipt(void *context, enum tx_code code, const uint8_t *receipt,
                       receipt ? size : strlen(text));
 }
 
+/* Why nothing can be written here, and where it can. */
+static void follows_text(const struct server *server, char *text, size_t text_bytes)
+{
+    char address[256];
+    status_leader_address(server->sources, address, sizeof address);
+    snprintf(text, text_bytes, "this node follows %s", address[0] ? address : "no one yet");
+}
+
 static void submit_one(struct server *server, struct submission_slot *slot, const uint8_t *bytes, uint32_t size)
 {
     unsigned waited_ms = 0;
@@ -134,11 +142,8 @@ static void submit_one(struct server *server, struct submission_slot *slot, cons
     }
     char line[PROTOCOL_TEXT_MAX + 1];
     snprintf(line, sizeof line, "%s", eng_error());
-    if (code == TX_NOT_LEADER) {
-        char address[256];
-        status_leader_address(server->sources, address, sizeof address);
-        snprintf(line, sizeof line, "this node follows %s", address[0] ? address : "no one yet");
-    }
+    if (code == TX_NOT_LEADER)
+        follows_text(server, line, sizeof line);
     submission_result(slot->submission, slot, code, line, strlen(line));
 }
 
@@ -225,6 +230,8 @@ static bool import_one(struct server *server, struct import_slot *slot, const ui
     }
     struct import_result result = {.status = status};
     snprintf(result.text, sizeof result.text, "%s", eng_error());
+    if (server->sources->follower)
+        follows_text(server, result.text, sizeof result.text);
     import_done(slot->importing, slot, &result);
     return false;
 }

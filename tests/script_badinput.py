@@ -379,7 +379,7 @@ def wrong_leader(commands, nodes, leader, other):
                                          code=3, stdin=b'{"ops":[{"op":"put","key":"k","value":"v"}]}\n', quiet=True))
         check(answer["code"] == "NOT_LEADER", "submit at a follower: %s" % answer)
         commands.run("import at a follower", "pando", "-d", follower.directory, "import", "-", code=3,
-                     stdin=model.block_line(99, [("put", b"k", b"v")]))
+                     stdin=model.block_line(99, [("put", b"k", b"v")]), words=[other.listen])
     check(follower.root(3) == leader.root(3), "the follower's root")
     follower.stop()
 

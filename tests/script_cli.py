@@ -7,6 +7,7 @@ Each test_ function below is one test; they share one daemon unless they say oth
 """
 import json
 import os
+import pty
 import random
 import shutil
 import signal
@@ -471,6 +472,38 @@ def test_import():
     check(b"block %d" % (height + 1) in result.err, "another block at a height: %s" % result)
     pando("import", data=blocks(root()[0] + 2, [{"op": "put", "key": "b/gap", "value": "1"}]), code=1)
     pando("get", "b/gap", code=1)
+
+
+def test_import_progress():
+    """On a terminal: a bar that goes on one line and is gone in the end; the summary is on standard output as ever."""
+    height = root()[0]
+    path = TMP + "/progress.jsonl"
+    with open(path, "wb") as file:
+        file.write(blocks(height + 1, *([{"op": "put", "key": "g/%d" % i, "value": "x" * 4000}] for i in range(600))))
+    for arguments, source, bar in (([path], None, b"%"), ([], path, b"%"), ([], "pipe", b"/s")):
+        terminal, other_end = pty.openpty()
+        stdin = subprocess.DEVNULL if source is None else open(path, "rb") if source == path else subprocess.PIPE
+        process = subprocess.Popen([PANDO, "-d", DIR, "import", *arguments], env=ENV, stdin=stdin, stderr=other_end,
+                                   stdout=subprocess.PIPE)
+        os.close(other_end)
+        if source == "pipe":
+            with open(path, "rb") as file:
+                process.stdin.write(file.read())
+            process.stdin.close()
+        out, seen = process.stdout.read(), b""
+        while True:
+            try:
+                part = os.read(terminal, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            seen += part
+        os.close(terminal)
+        check(process.wait(timeout=60) == 0 and out.startswith(b"imported ") and out.count(b"\n") == 1, str(out))
+        check(bar in seen and b"height %d" % (height + 600) in seen, "no progress: %r" % seen)
+        check(b"\n" not in seen and seen.endswith(b"\r\x1b[K"), "the bar is left behind: %r" % seen)
+    check(pando("import", path).err == b"", "a bar where there is no terminal")
 
 
 def test_import_failures():

@@ -197,6 +197,7 @@ struct merge_group {
     size_t lo, hi;
     int branch; /* -1: no branch covers them */
     uint32_t child;
+    bool was_inner; /* the child, before the operations */
     struct set set;
 };
 bool merge_pool_open(struct store *store, struct cache_table *caches, uint32_t threads, uint32_t leaf_bytes,

@@ -245,8 +245,7 @@ static bool shape_changes(struct merger *m, const struct inner *inner, struct di
         uint64_t had_count = cache->record[2 * b].count, had_weight = cache->weight[b];
         cache->record[2 * b].count = set->kind == SET_EMPTY ? 0 : set->count;
         cache->weight[b] = set->kind == SET_EMPTY ? 0 : set->weight;
-        bool was_inner = store_type(m->store, groups[g].child) == OBJECT_INNER;
-        if (set->kind == SET_EMPTY || (was_inner && set->kind != SET_NODE)) {
+        if (set->kind == SET_EMPTY || (groups[g].was_inner && set->kind != SET_NODE)) {
             changes = true;
             continue;
         }
@@ -450,6 +449,8 @@ void merge_groups(struct merger *m, struct merge_group *groups, size_t count, un
 {
     for (size_t g = 0; g < count; g++) {
         merge_look_ahead(m, groups[g].lo);
+        /* asked now, while the control word is in the cache */
+        groups[g].was_inner = groups[g].child && store_type(m->store, groups[g].child) == OBJECT_INNER;
         groups[g].set = merge_node(m, groups[g].child, depth, groups[g].lo, groups[g].hi);
     }
 }

@@ -98,7 +98,8 @@ static struct set range_inner(struct merger *m, struct inner *inner, unsigned de
         if (!branch_bounds(inner, i, b, &below))
             continue;
         uint32_t child = inner_child(inner)[i];
-        groups[count] = (struct merge_group){.branch = (int)i, .child = child};
+        groups[count] = (struct merge_group){
+            .branch = (int)i, .child = child, .was_inner = store_type(m->store, child) == OBJECT_INNER};
         groups[count++].set = range_node(m, child, child_depth, below);
     }
     return inner_regroup(m, inner, cache, depth, groups, count, fresh_cache);

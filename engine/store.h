@@ -347,8 +347,8 @@ struct store_statistics {
     uint64_t pins;           /* on versions */
     uint32_t pinned_lineage; /* the oldest version that is pinned, if any is */
     uint64_t pinned_tag;
-    uint64_t pinned_ms;        /* since it was pinned */
-    uint64_t versions_waiting; /* dropped, and kept by pins */
+    uint64_t pinned_ms;                              /* since it was pinned */
+    uint64_t versions_waiting;                       /* dropped, and kept by pins */
     uint64_t hot_limit, hot_locked_bytes, hot_bytes; /* that may be, and are locked; of hot objects */
     uint64_t hot_objects;                            /* as of the last round, and promoted since */
     uint64_t hot_promoted, hot_demoted;              /* objects, since the start */

@@ -508,6 +508,7 @@ static void check_all(bool digests)
 /* In a process of its own; after a kill the next one goes on. */
 static void run_history(const struct op *ops, uint32_t count)
 {
+    copy_done(); /* the first is number 1; what was being copied at a kill is forgotten */
     if (!parameters.on_files)
         OK(disk_sim_open(0, &sim));
     if (!world->keys[1]) {

@@ -62,7 +62,8 @@ struct keyset {
 
 struct mtree {
     const struct keyset *keys;
-    struct mtree *moved_to; /* while several trees are copied */
+    struct mtree *moved_to; /* while several trees are copied: */
+    uint64_t moved_in;      /* the copying, see tree_copy */
     int32_t origin;         /* in a batch: the top-level key under which it was committed; -1: none */
     bool dirty;             /* in a batch: written */
     struct place at[];
@@ -108,7 +109,8 @@ struct world {
     _Atomic uint64_t taken; /* bytes of the mapping */
     uint64_t seed;
     bool lie;
-    bool resumed; /* after a kill */
+    bool resumed;     /* after a kill */
+    uint64_t copying; /* number of the one that is made, or of the next */
     uint32_t next_op, op_count;
     char failure[800];
     struct keyset *keys[2]; /* of roots; of subtrees */
@@ -385,21 +387,17 @@ static struct mtree *tree_shallow(const struct mtree *tree)
     return copy;
 }
 
-#define COPIED_MAX 4096u
-static struct mtree *copied[COPIED_MAX];
-static uint32_t copied_count;
-
-/* A copy with copies of all below; each tree once, until copy_done. */
+/* A copy with copies of all below; each tree once, until copy_done. What a process that was killed had begun to copy is
+ * of an older number, and counts for nothing. */
 static struct mtree *tree_copy(struct mtree *tree)
 {
-    if (tree->moved_to)
+    if (tree->moved_in == world->copying)
         return tree->moved_to;
     struct mtree *copy = tree_shallow(tree);
     copy->origin = tree->origin;
     copy->dirty = tree->dirty;
     tree->moved_to = copy;
-    NEED(copied_count < COPIED_MAX, "the oracle copies more trees than it can");
-    copied[copied_count++] = tree;
+    tree->moved_in = world->copying;
     for (uint32_t i = 0; i < copy->keys->count; i++)
         if (copy->at[i].kind == PLACE_TREE)
             copy->at[i].tree = tree_copy(copy->at[i].tree);
@@ -408,8 +406,7 @@ static struct mtree *tree_copy(struct mtree *tree)
 
 static void copy_done(void)
 {
-    while (copied_count)
-        copied[--copied_count]->moved_to = NULL;
+    world->copying++;
 }
 
 static uint32_t tree_count(const struct mtree *tree)

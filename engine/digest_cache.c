@@ -45,18 +45,23 @@ bool cache_set(struct cache_table *table, uint32_t id, struct digest_cache *cach
             free(fresh);
     }
     page->of[id & ((1u << CACHE_PAGE_BITS) - 1)] = cache;
+    /* relaxed: read when no merge runs */
+    uint32_t highest = atomic_load_explicit(&table->highest, memory_order_relaxed);
+    while (id > highest && !atomic_compare_exchange_weak_explicit(&table->highest, &highest, id, memory_order_relaxed,
+                                                                  memory_order_relaxed))
+        ;
     return true;
 }
 
 void cache_table_free(struct cache_table *table)
 {
-    for (size_t p = 0; p < sizeof table->page / sizeof *table->page; p++) {
-        struct cache_page *page = atomic_load_explicit(&table->page[p], memory_order_relaxed);
-        if (!page)
-            continue;
-        for (size_t i = 0; i < sizeof page->of / sizeof *page->of; i++)
+    uint64_t ids = (uint64_t)atomic_load_explicit(&table->highest, memory_order_relaxed) + 1;
+    for (uint64_t first = 0; first < ids; first += 1u << CACHE_PAGE_BITS) {
+        _Atomic(struct cache_page *) *slot = &table->page[first >> CACHE_PAGE_BITS];
+        struct cache_page *page = atomic_load_explicit(slot, memory_order_relaxed);
+        for (uint64_t i = 0; page && i < 1u << CACHE_PAGE_BITS && first + i < ids; i++)
             digest_cache_free(table, page->of[i]);
         free(page);
-        atomic_store_explicit(&table->page[p], NULL, memory_order_relaxed);
+        atomic_store_explicit(slot, NULL, memory_order_relaxed);
     }
 }

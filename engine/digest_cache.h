@@ -34,6 +34,7 @@ struct cache_page {
 struct cache_table {
     _Atomic(struct cache_page *) page[1u << (32 - CACHE_PAGE_BITS)];
     _Atomic uint64_t bytes;
+    _Atomic uint32_t highest; /* id that was ever set: closing a small store looks at no more */
 };
 
 /* NULL: no memory. */

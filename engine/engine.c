@@ -72,8 +72,8 @@ enum eng_status eng_open(const struct eng_options *options, struct eng **out)
     eng->durability = options->durability;
     pthread_mutex_init(&eng->batches, NULL);
     pthread_mutex_init(&eng->commits, NULL);
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    eng->threads = options->threads ? options->threads : options->inline_only ? 1 : (uint32_t)(cores > 0 ? cores : 1);
+    long cores = options->threads || options->inline_only ? 1 : sysconf(_SC_NPROCESSORS_ONLN); /* it reads a file */
+    eng->threads = options->threads ? options->threads : (uint32_t)(cores > 0 ? cores : 1);
     if (eng->threads > ENG_THREADS_MAX)
         eng->threads = ENG_THREADS_MAX;
     enum eng_status status = ENG_OK;

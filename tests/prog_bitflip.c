@@ -8,14 +8,20 @@
  *   shortened  the flip lies in the last batch of the log that was synced, which cannot be told from a torn tail: the
  *              version before it is the newest, and every answer is right
  *
- * Never a wrong answer, a crash, an assert, or a hang. If a read met damage the offline check must report it too, and
- * if the damage lies in the control table or an object, a rebuild must come out right.
+ * Never a wrong answer, a crash, an assert, or a hang. If a read met damage the offline check must report it too. Of
+ * each byte one bit is looked at closer: what is harmless is checked offline too, and if the damage lies in the control
+ * table or an object, a rebuild must come out right.
  *
- * The store: two roots, six kept versions each of eight, death lists, values outside the leaves, half of it in the log
- * only, on the simulated disk in memory.
+ * The store: three roots, ten kept versions each of twelve, death lists, values outside the leaves, in the third root
+ * amounts and subtrees that are moved and removed, a part of it in the log only, on the simulated disk in memory. Its
+ * files have at least 256 KiB.
  *
- *   prog_bitflip [--long]    every 211th bit, or all, in two processes
+ *   prog_bitflip [--long]     every 211th bit, or all, in two processes
+ *   prog_bitflip --every N    every Nth
+ *   prog_bitflip --bit FILE N     that one
  */
+#define FIXTURE_ROOTS 3u
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,9 +30,14 @@
 #include "recovery_fixture.h"
 
 #define FILES_MAX 16u
+#define STORE_BITS_MIN (256u * 1024 * 8)
+#define ROOT_TREES 2u
+#define TREES 4u
+#define LOGGED 2u /* versions of each root that are in the log alone */
+#define NEWEST 12u
 #define WORKERS 2u
 #define STRIDE_DEFAULT 211u /* prime: all places in a word, a sector, a page */
-#define HANG_SECONDS 20u
+#define HANG_SECONDS 240u   /* by the clock: a virtual machine may stand still for a while */
 
 struct target {
     char path[64];
@@ -64,10 +75,89 @@ static struct eng_options bitflip_options(struct disk *disk)
     return options;
 }
 
-static uint64_t sum_of(struct eng_snapshot *snapshot, enum eng_status *status)
+/* ---- the store ---- */
+
+static size_t tree_key(unsigned n, char key[16])
+{
+    return (size_t)snprintf(key, 16, "tree/%u", n);
+}
+
+/* Some entries of a subtree, most of them amounts. */
+static void fill_tree(struct eng_batch *tree, uint64_t tag, unsigned n)
+{
+    for (unsigned i = 0; i < 6; i++) {
+        uint64_t amount[2] = {tag * 1000003u + n * 101u + i, i % 2 ? UINT64_MAX : 0};
+        char key[16];
+        size_t bytes = (size_t)snprintf(key, sizeof key, "%u", (unsigned)(tag * 5 + i * 7 + n) % 40);
+        if ((tag + i) % 4 == 3)
+            NEED_OK(eng_batch_remove(tree, (uint8_t *)key, bytes));
+        else
+            NEED_OK(eng_batch_put(tree, (uint8_t *)key, bytes,
+                                  (struct eng_value){i % 3 ? ENG_AMOUNT : ENG_BYTES, (uint8_t *)amount, 16}));
+    }
+}
+
+/* Trees are written, moved from one key to the next, removed; one has another in it. */
+static void fill_trees(struct eng_batch *batch, uint64_t tag)
+{
+    char key[16], to[16];
+    struct eng_batch *tree, *inner;
+    for (unsigned n = 0; n < TREES - 1; n++) {
+        size_t bytes = tree_key(n, key), to_bytes = tree_key(n + 1, to);
+        if ((tag + n) % 7 == 6) {
+            NEED_OK(eng_batch_remove(batch, (uint8_t *)key, bytes));
+            continue;
+        }
+        NEED_OK(eng_batch_tree(batch, (uint8_t *)key, bytes, true, &tree));
+        fill_tree(tree, tag, n);
+        if (n == 0) {
+            NEED_OK(eng_batch_tree(tree, (uint8_t *)"inner", 5, true, &inner));
+            fill_tree(inner, tag, TREES);
+        }
+        if ((tag + n) % 5 == 2) {
+            NEED_OK(eng_batch_tree_take(batch, (uint8_t *)key, bytes, &tree));
+            NEED_OK(eng_batch_tree_put(batch, (uint8_t *)to, to_bytes, tree));
+        }
+    }
+}
+
+static void commit(struct eng *eng, uint32_t root, uint64_t tag)
+{
+    struct eng_batch *batch;
+    NEED_OK(eng_batch_open(eng, root, NULL, &batch));
+    if (root == ROOT_TREES)
+        fill_trees(batch, tag);
+    fixture_fill(batch, root, tag, root == ROOT_TREES ? 3 : tag == 1 ? 60 : 7);
+    fixture_publish(&batch, tag);
+}
+
+static uint64_t add_tree(struct eng_snapshot *snapshot, const char *key, size_t bytes, uint64_t sum,
+                         enum eng_status *status)
+{
+    struct eng_snapshot *tree;
+    if (*status == ENG_OK)
+        *status = eng_snapshot_tree(snapshot, (const uint8_t *)key, bytes, &tree);
+    if (*status != ENG_OK) {
+        *status = *status == ENG_NOT_FOUND ? ENG_OK : *status;
+        return sum * 31;
+    }
+    *status = eng_scan(tree, NULL, 0, NULL, 0, fixture_each, &sum);
+    if (key[0] == 't')
+        sum = add_tree(tree, "inner", 5, sum, status);
+    eng_snapshot_close(&tree);
+    return sum;
+}
+
+/* Of everything in a version. */
+static uint64_t sum_of(struct eng_snapshot *snapshot, uint32_t root, enum eng_status *status)
 {
     uint64_t sum = 0;
     *status = eng_scan(snapshot, NULL, 0, NULL, 0, fixture_each, &sum);
+    for (unsigned n = 0; n < TREES && root == ROOT_TREES; n++) {
+        char key[16];
+        size_t bytes = tree_key(n, key);
+        sum = add_tree(snapshot, key, bytes, sum, status);
+    }
     return sum;
 }
 
@@ -93,12 +183,12 @@ static void make_reference(void)
     struct eng_options options = fixture_options(disk, ENG_DURABLE_NONE);
     NEED_OK(eng_open(&options, &eng));
     for (uint32_t root = 0; root < FIXTURE_ROOTS; root++)
-        for (uint64_t tag = 1; tag <= 12; tag++) {
+        for (uint64_t tag = 1; tag <= NEWEST; tag++) {
             struct eng_snapshot *snapshot;
             enum eng_status status;
-            fixture_commit(eng, root, tag, tag == 1 ? 60 : tag <= 8 ? 7 : 9);
+            commit(eng, root, tag);
             NEED_OK(eng_snapshot_open(eng, root, tag, &snapshot));
-            sums[root][tag] = sum_of(snapshot, &status);
+            sums[root][tag] = sum_of(snapshot, root, &status);
             NEED_OK(status);
             eng_snapshot_close(&snapshot);
         }
@@ -111,21 +201,36 @@ static void make_base(void)
 {
     struct disk *disk;
     NEED_OK(disk_sim_open(0, &disk));
-    struct eng *eng = fixture_open_new(disk, ENG_DURABLE_FSYNC);
+    struct eng_options options = fixture_options(disk, ENG_DURABLE_FSYNC);
+    struct eng *eng;
+    NEED_OK(eng_open(&options, &eng));
+    for (uint64_t tag = 1; tag <= NEWEST - LOGGED; tag++)
+        for (uint32_t root = 0; root < FIXTURE_ROOTS; root++)
+            commit(eng, root, tag);
+    for (uint32_t root = 0; root < FIXTURE_ROOTS; root++) {
+        NEED_OK(eng_drop(eng, root, 3));
+        NEED_OK(eng_drop(eng, root, 5));
+    }
     NEED_OK(eng_checkpoint(eng, NULL, 0, true));
     for (uint32_t root = 0; root < FIXTURE_ROOTS; root++)
-        for (uint64_t tag = 9; tag <= 12; tag++) {
+        for (uint64_t tag = NEWEST - LOGGED + 1; tag <= NEWEST; tag++) {
             log_last = LOG_HEADER_BYTES + log_end(eng->log);
-            fixture_commit(eng, root, tag, 9);
+            commit(eng, root, tag);
         }
     fixture_note(eng, &expected);
-    NEED(fixture_count(&expected) == 20);
+    NEED(fixture_count(&expected) == 10 * FIXTURE_ROOTS);
     NEED_OK(disk_sim_crash(disk, 0, &base));
     eng_close(&eng);
     disk_close(&disk);
     NEED_OK(disk_list(base, "state", add_target, "state"));
     NEED_OK(disk_list(base, "log", add_target, "log"));
+    uint64_t bits = 0;
+    for (unsigned t = 0; t < targets_count; t++)
+        bits += targets[t].bits;
+    NEED(bits >= STORE_BITS_MIN);
 }
+
+/* ---- what must hold ---- */
 
 /* The line of an error names a file, and where it is about what is in the file, the place. */
 static void need_named(const struct target *target, uint64_t bit, enum eng_status status)
@@ -138,9 +243,21 @@ static void need_named(const struct target *target, uint64_t bit, enum eng_statu
 }
 
 /* Every key of the newest version, one by one. ENG_DAMAGED: met damage. */
-static enum eng_status point_reads(struct eng_snapshot *snapshot, const struct target *target, uint64_t bit)
+static enum eng_status point_reads(struct eng_snapshot *snapshot, uint32_t root, const struct target *target,
+                                   uint64_t bit)
 {
     uint64_t found = 0;
+    for (unsigned n = 0; n < TREES && root == ROOT_TREES; n++) {
+        struct eng_snapshot *tree;
+        char key[16];
+        size_t bytes = tree_key(n, key);
+        enum eng_status status = eng_snapshot_tree(snapshot, (uint8_t *)key, bytes, &tree);
+        if (status != ENG_OK && status != ENG_NOT_FOUND)
+            return status;
+        if (status == ENG_OK)
+            eng_snapshot_close(&tree);
+        found += status == ENG_OK;
+    }
     for (unsigned n = 0; n < 97; n++) {
         char key[32];
         uint8_t bytes[700];
@@ -176,11 +293,11 @@ static enum eng_status read_all(struct eng *eng, const struct target *target, ui
             if (memcmp(eng_snapshot_summary(snapshot), &all_versions.summary[root][tag], sizeof(struct eng_summary)) !=
                 0)
                 die(target, bit, "a version has another digest");
-            uint64_t sum = sum_of(snapshot, &status);
+            uint64_t sum = sum_of(snapshot, root, &status);
             if (status == ENG_OK && sum != sums[root][tag])
                 die(target, bit, "a version has other contents");
-            if (status == ENG_OK && tag == 12)
-                status = point_reads(snapshot, target, bit);
+            if (status == ENG_OK && tag == NEWEST)
+                status = point_reads(snapshot, root, target, bit);
             eng_snapshot_close(&snapshot);
             if (status != ENG_OK) {
                 need_named(target, bit, status);
@@ -208,11 +325,14 @@ static void check_offline(struct disk *disk, const struct target *target, uint64
 
 /* Damage of the table or of objects: a rebuild opens the store all the same, with nothing wrong in it. Without objects
  * damaged it has everything. */
-static void rebuild(struct disk *disk, const struct target *target, uint64_t bit)
+static void rebuild(const struct target *target, uint64_t bit)
 {
-    struct eng_options options = bitflip_options(disk);
+    struct disk *disk;
     struct eng *eng;
     unsigned missing = 0;
+    NEED_OK(disk_sim_crash(base, 1, &disk));
+    NEED_OK(disk_sim_flip(disk, target->path, bit));
+    struct eng_options options = bitflip_options(disk);
     options.recovery = ENG_RECOVER_REBUILD;
     if (eng_open(&options, &eng) != ENG_OK)
         die(target, bit, "rebuild");
@@ -223,17 +343,17 @@ static void rebuild(struct disk *disk, const struct target *target, uint64_t bit
     if (!fixture_audit(eng))
         die(target, bit, "ids after a rebuild");
     eng_close(&eng);
+    disk_close(&disk);
 }
 
 static void flip_one(const struct target *target, uint64_t bit, struct tally *tally)
 {
-    struct disk *disk, *second, *third;
+    struct disk *disk, *second;
     struct eng *eng = NULL;
     unsigned missing = 0;
     NEED_OK(disk_sim_crash(base, 1, &disk));
     NEED_OK(disk_sim_flip(disk, target->path, bit));
     NEED_OK(disk_sim_crash(disk, 1, &second));
-    NEED_OK(disk_sim_crash(disk, 1, &third));
     struct eng_options options = bitflip_options(disk);
     enum eng_status opened = eng_open(&options, &eng), met = ENG_OK;
     tally->cases++;
@@ -250,15 +370,16 @@ static void flip_one(const struct target *target, uint64_t bit, struct tally *ta
         tally->harmless += met == ENG_OK && !missing;
     }
     eng_close(&eng);
-    check_offline(second, target, bit, opened == ENG_DAMAGED || met == ENG_DAMAGED);
-    if ((opened != ENG_OK || met != ENG_OK) &&
+    bool closer = bit % 8 == bit / 8 % 8;
+    if (closer)
+        check_offline(second, target, bit, opened == ENG_DAMAGED || met == ENG_DAMAGED);
+    if (closer && (opened != ENG_OK || met != ENG_OK) &&
         (!strcmp(target->path, "state/control") || !strcmp(target->path, "state/segments"))) {
-        rebuild(third, target, bit);
+        rebuild(target, bit);
         tally->rebuilt++;
     }
     disk_close(&disk);
     disk_close(&second);
-    disk_close(&third);
 }
 
 static void work(unsigned worker, uint64_t stride, struct progress *progress)
@@ -278,16 +399,33 @@ static void work(unsigned worker, uint64_t stride, struct progress *progress)
     alarm(0);
 }
 
+static int run_one(const char *path, uint64_t bit)
+{
+    struct tally tally = {0};
+    for (unsigned t = 0; t < targets_count; t++)
+        if (strcmp(targets[t].path, path) == 0 && bit < targets[t].bits)
+            flip_one(&targets[t], bit, &tally);
+    disk_close(&base);
+    printf("%llu at open, %llu when read, %llu harmless, %llu shortened\n", (unsigned long long)tally.detected_open,
+           (unsigned long long)tally.detected_read, (unsigned long long)tally.harmless,
+           (unsigned long long)tally.shortened);
+    return tally.cases ? 0 : 2;
+}
+
 int main(int argc, char **argv)
 {
+    mallopt(M_MMAP_THRESHOLD, 256 << 10); /* fixed: large tables of a store are zero pages, of which few are touched */
     uint64_t stride = argc > 1 && strcmp(argv[1], "--long") == 0 ? 1 : STRIDE_DEFAULT;
-    if (argc > 2)
+    if (argc > 2 && strcmp(argv[1], "--every") == 0)
         stride = strtoull(argv[2], NULL, 10);
+    NEED(stride > 0);
     struct progress *progress =
         mmap(NULL, WORKERS * sizeof *progress, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     NEED(progress != MAP_FAILED);
     make_reference();
     make_base();
+    if (argc == 4 && strcmp(argv[1], "--bit") == 0)
+        return run_one(argv[2], strtoull(argv[3], NULL, 10));
     pid_t children[WORKERS];
     for (unsigned w = 0; w < WORKERS; w++) {
         children[w] = fork();

@@ -10,7 +10,9 @@
 #include "engine_internal.h"
 #include "store_internal.h"
 
+#ifndef FIXTURE_ROOTS
 #define FIXTURE_ROOTS 2u
+#endif
 #define FIXTURE_TAGS 16u
 
 static inline void fixture_need(bool good, const char *what, int line)
@@ -41,12 +43,10 @@ static inline struct eng_options fixture_options(struct disk *disk, enum eng_dur
                                 .durability = durability};
 }
 
-/* One version: some keys change, some go, a few values lie outside the leaves. */
-static inline void fixture_commit(struct eng *eng, uint32_t root, uint64_t tag, unsigned keys)
+/* One version's writes: some keys change, some go, a few values lie outside the leaves. */
+static inline void fixture_fill(struct eng_batch *batch, uint32_t root, uint64_t tag, unsigned keys)
 {
-    struct eng_batch *batch;
     uint8_t value[700];
-    NEED_OK(eng_batch_open(eng, root, NULL, &batch));
     for (unsigned i = 0; i < keys; i++) {
         char key[32];
         unsigned n = (unsigned)((i * 7919u + tag * 104729u + root) % 97);
@@ -58,9 +58,21 @@ static inline void fixture_commit(struct eng *eng, uint32_t root, uint64_t tag, 
         else
             NEED_OK(eng_batch_put(batch, (uint8_t *)key, bytes, (struct eng_value){ENG_BYTES, value, size}));
     }
-    NEED_OK(eng_batch_freeze(batch));
-    NEED_OK(eng_commit(batch, tag, NULL));
-    eng_batch_close(&batch);
+}
+
+static inline void fixture_publish(struct eng_batch **batch, uint64_t tag)
+{
+    NEED_OK(eng_batch_freeze(*batch));
+    NEED_OK(eng_commit(*batch, tag, NULL));
+    eng_batch_close(batch);
+}
+
+static inline void fixture_commit(struct eng *eng, uint32_t root, uint64_t tag, unsigned keys)
+{
+    struct eng_batch *batch;
+    NEED_OK(eng_batch_open(eng, root, NULL, &batch));
+    fixture_fill(batch, root, tag, keys);
+    fixture_publish(&batch, tag);
 }
 
 /* Notes which versions there are and what their digests are. */

@@ -408,8 +408,10 @@ void eng_log_checkpoint(struct eng *eng)
     if (!due || store_checkpoint_running(eng->store))
         return;
     enum eng_status status = log_trim(eng->log, eng->checkpoint_durable_offset);
-    if (status == ENG_OK)
-        status = checkpoint_locked(eng, NULL, 0, false);
+    if (status != ENG_OK) {
+        /* the log keeps its files; without checkpoints it would have to be replayed as well */
+    }
+    status = checkpoint_locked(eng, NULL, 0, false);
     if (status == ENG_OK) {
         eng->checkpoint_durable_offset = eng->checkpoint_log_offset;
         eng->checkpoint_log_offset = end;

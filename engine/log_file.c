@@ -16,7 +16,7 @@
  * log_files_prepare, and every failure to write or sync, is one the log does not go on from.
  *
  * Removal is in an order (oldest first for trimming, newest first for cutting) and each is made stable before the next,
- * so that a crash can leave no gap.
+ * so that a crash can leave no gap. If one fails, none follows: that file may still be there.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -443,6 +443,10 @@ static enum eng_status remove_at(struct log_files *files, bool oldest)
 {
     pthread_mutex_lock(&files->mutex);
     assert(files->count > 0);
+    if (files->undecided) {
+        pthread_mutex_unlock(&files->mutex);
+        return eng_fail(ENG_IO, "%s: a file could not be removed before, so no other is", files->dir);
+    }
     uint64_t index = oldest ? 0 : files->count - 1;
     uint64_t number = files->first + index;
     struct log_slot *slot = files->slots[index];
@@ -460,7 +464,14 @@ static enum eng_status remove_at(struct log_files *files, bool oldest)
     char path[LOG_PATH_BYTES_MAX];
     path_of(files, number, "", path);
     enum eng_status status = disk_remove(files->disk, path);
-    return status != ENG_OK ? status : disk_sync_dir(files->disk, files->dir);
+    if (status == ENG_OK)
+        status = disk_sync_dir(files->disk, files->dir);
+    if (status != ENG_OK) {
+        pthread_mutex_lock(&files->mutex);
+        files->undecided = true;
+        pthread_mutex_unlock(&files->mutex);
+    }
+    return status;
 }
 
 static uint64_t count_of(struct log_files *files)

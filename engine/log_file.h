@@ -26,6 +26,7 @@ struct log_files {
     struct log_slot **slots;
     uint64_t capacity;
     uint64_t open, tick;
+    bool undecided; /* a removal failed: whether the name is gone is not known, so nothing is removed any more */
 };
 
 /* Finds the files of a directory (made if absent), removes left-over .tmp files and makes their names stable.
@@ -49,7 +50,8 @@ ENG_MUST_CHECK enum eng_status log_files_write(struct log_files *files, uint64_t
 /* Syncs every file that holds a byte of [from, to), in order. */
 ENG_MUST_CHECK enum eng_status log_files_sync(struct log_files *files, uint64_t from, uint64_t to);
 
-/* Removes the files before file number first, oldest first, each removal made stable before the next. */
+/* Removes the files before file number first, oldest first, each removal made stable before the next. When one failed,
+ * this and every later call is ENG_IO, until the files are opened again. */
 ENG_MUST_CHECK enum eng_status log_files_trim(struct log_files *files, uint64_t first);
 /* Removes the files after file number last, newest first, likewise. */
 ENG_MUST_CHECK enum eng_status log_files_cut(struct log_files *files, uint64_t last);

@@ -518,6 +518,41 @@ START_TEST(what_a_kill_left_becomes_stable)
 }
 END_TEST
 
+/* Names of files that a failed call left undecided: what is removed after it could leave a gap. */
+START_TEST(a_failed_removal_is_the_last)
+{
+    for (unsigned at = 0; at < 4; at++) {
+        struct disk *on;
+        ok(disk_sim_open(0, &on));
+        options.disk = on;
+        ok(log_open(&options, 0, &writing));
+        uint64_t end = 0;
+        for (unsigned i = 0; i < 120; i++) {
+            end = append(i);
+            ok(log_flush(writing));
+        }
+        disk_sim_fail(on, at, ENG_IO); /* the removals, and making them stable */
+        fails(log_trim(writing, end), ENG_IO);
+        disk_sim_fail(on, UINT64_MAX / 2, ENG_IO);
+        fails(log_trim(writing, end), ENG_IO);
+        ck_assert_ptr_nonnull(strstr(eng_error(), "removed"));
+        for (uint64_t seed = 0; seed < 20; seed++) {
+            struct disk *image;
+            struct log *recovered;
+            ok(disk_sim_crash(on, seed, &image));
+            options.disk = image;
+            ok(log_open(&options, 0, &recovered));
+            ck_assert_uint_ge(log_durable(recovered), end);
+            ok(log_trim(recovered, end));
+            log_close(&recovered);
+            disk_close(&image);
+        }
+        log_close(&writing);
+        disk_close(&on);
+    }
+}
+END_TEST
+
 START_TEST(trimming_keeps_whole_records)
 {
     ok(log_open(&options, 0, &writing));
@@ -730,6 +765,7 @@ int main(void)
     tcase_add_test(one, a_full_disk_is_not_the_end);
     tcase_add_loop_test(one, any_call_may_fail, 0, 2);
     tcase_add_loop_test(one, what_a_kill_left_becomes_stable, 0, 2);
+    tcase_add_test(one, a_failed_removal_is_the_last);
     tcase_add_test(one, trimming_keeps_whole_records);
     suite_add_tcase(suite, one);
     TCase *many = tcase_create("threads");

@@ -1,7 +1,7 @@
 /*
  * A mixed workload in which the n-th thing that can fail does, for every n until nothing does any more:
  *
- *   allocations   malloc, calloc, realloc, aligned_alloc, strdup, mmap of the engine
+ *   allocations   malloc, calloc, realloc, aligned_alloc, posix_memalign, strdup, mmap of the engine
  *   changes       writes, syncs, extends, truncations, renames ... of the disk, with what a failed one leaves behind
  *   calls         every call of the disk seam, also open, map, read, size
  *
@@ -15,8 +15,10 @@
  *
  *   prog_nth_failure [--long]     --long: also with a leaf weight and keys of other sizes
  */
+#include <errno.h>
 #include <sys/mman.h>
 
+#include "pando/proof.h"
 #include "recovery_fixture.h"
 
 /* ---- failing on demand -------------------------------------------------------------------------------------------*/
@@ -47,6 +49,7 @@ MEMORY_WRAP(void *, malloc, NULL, (size_t bytes), (bytes))
 MEMORY_WRAP(void *, calloc, NULL, (size_t count, size_t bytes), (count, bytes))
 MEMORY_WRAP(void *, realloc, NULL, (void *old, size_t bytes), (old, bytes))
 MEMORY_WRAP(void *, aligned_alloc, NULL, (size_t alignment, size_t bytes), (alignment, bytes))
+MEMORY_WRAP(int, posix_memalign, ENOMEM, (void **out, size_t alignment, size_t bytes), (out, alignment, bytes))
 MEMORY_WRAP(char *, strdup, NULL, (const char *text), (text))
 MEMORY_WRAP(void *, mmap, MAP_FAILED, (void *at, size_t bytes, int protection, int flags, int fd, off_t offset),
             (at, bytes, protection, flags, fd, offset))
@@ -110,10 +113,11 @@ enum kind { FAIL_NOTHING, FAIL_MEMORY, FAIL_CHANGE, FAIL_CHANGE_FULL, FAIL_CALL 
 static const char *const kind_names[] = {"nothing", "allocation", "change of the disk", "change of the disk (full)",
                                          "call of the disk"};
 
+#define LARGE_BYTES (64u << 10) /* of the largest value */
+
 struct run {
     enum eng_durability durability;
     uint32_t leaf_bytes;
-    size_t large;      /* bytes of the largest value */
     uint64_t fails_at; /* this change of the disk fails */
     bool swapped;      /* it did, and the workload went on from what a power loss leaves */
     struct disk *disk;
@@ -167,13 +171,13 @@ static enum eng_status fill_trees(struct eng_batch *batch, uint32_t root, uint64
 
 static enum eng_status fill(struct run *run, struct eng_batch *batch, uint32_t root, uint64_t tag)
 {
-    static uint8_t value[1 << 16];
+    static uint8_t value[LARGE_BYTES];
     memset(value, (int)(tag * 3 + root), sizeof value);
     for (unsigned i = 0; i < 14; i++) {
         char key[40];
         unsigned n = (unsigned)((i * 31 + tag * 17) % 61);
         size_t bytes = (size_t)snprintf(key, sizeof key, "%s/%u", n % 2 ? "left" : "right", n);
-        size_t size = i == 5 ? run->large : n % 7 == 0 ? 300 : n;
+        size_t size = i == 5 ? LARGE_BYTES : n % 7 == 0 ? 300 : n;
         TRY(eng_batch_put(batch, (uint8_t *)key, bytes, (struct eng_value){ENG_BYTES, value, size}));
     }
     TRY(fill_trees(batch, root, tag));
@@ -256,6 +260,46 @@ static enum eng_status each_difference(void *context, const uint8_t *key, size_t
     return ENG_OK;
 }
 
+static void count_one(void *context, size_t index, const struct eng_value *value)
+{
+    *(unsigned *)context += value != NULL;
+}
+
+/* Looking into one version in all the ways that need memory: many at once, by cursor, in a subtree, for a proof. */
+static enum eng_status looks(struct eng_snapshot *snapshot, struct eng_snapshot *old)
+{
+    static const uint8_t *const keys[] = {(const uint8_t *)"right/0", (const uint8_t *)"left/1", (const uint8_t *)"x"};
+    static const size_t sizes[] = {7, 6, 1};
+    unsigned found = 0;
+    struct eng_cursor *cursor;
+    struct eng_snapshot *tree;
+    struct proof_blob proof, nested;
+    struct eng_value value;
+    TRY(eng_get_many(snapshot, 3, keys, sizes, count_one, &found));
+    TRY(eng_cursor_open(snapshot, &cursor));
+    enum eng_status status = eng_cursor_seek_before(cursor, NULL, 0);
+    while (status == ENG_OK && (status = eng_cursor_value(cursor, &value)) == ENG_OK)
+        status = eng_cursor_prev(cursor);
+    eng_cursor_close(&cursor);
+    if (status != ENG_NOT_FOUND)
+        return status;
+    TRY(eng_prove_many(snapshot, keys, sizes, 3, &proof));
+    proof_blob_free(&proof);
+    TRY(eng_prove_diff(old, snapshot, NULL, 0, NULL, 0, 0, &proof));
+    proof_blob_free(&proof);
+    TRY(eng_snapshot_tree(snapshot, (const uint8_t *)"tree", 4, &tree));
+    status = proof_state_range(tree, (const uint8_t *)"a", 1, NULL, 0, true, &proof);
+    if (status == ENG_OK) {
+        struct proof_level level = {snapshot, (const uint8_t *)"tree", 4};
+        status = eng_prove_nested(&level, NULL, 1, &proof, &nested);
+        proof_blob_free(&proof);
+    }
+    if (status == ENG_OK)
+        proof_blob_free(&nested);
+    eng_snapshot_close(&tree);
+    return status;
+}
+
 static enum eng_status reads(struct run *run, uint32_t root)
 {
     struct eng_snapshot *old, *new;
@@ -267,6 +311,8 @@ static enum eng_status reads(struct run *run, uint32_t root)
         status = eng_diff(old, new, NULL, 0, each_difference, &differences);
         if (status == ENG_OK)
             status = eng_scan(old, NULL, 0, NULL, 0, fixture_each, &sum);
+        if (status == ENG_OK)
+            status = looks(new, old);
         eng_snapshot_close(&old);
     }
     if (status == ENG_OK && (differences == 0 || sum == 0))
@@ -416,7 +462,6 @@ static void arm(struct run *run, enum kind kind, long n)
 static bool trial(enum eng_durability durability, uint32_t leaf_bytes, enum kind kind, long n)
 {
     struct run run = {.durability = durability, .leaf_bytes = leaf_bytes, .fails_at = UINT64_MAX};
-    run.large = durability >= ENG_DURABLE_MSYNC_SYNC ? 20000 : 65536; /* a small ring holds a batch of 64 KiB */
     NEED_OK(disk_sim_open(0, &run.disk));
     arm(&run, kind, n);
     enum eng_status status = workload(&run);
@@ -456,7 +501,6 @@ static bool trial(enum eng_durability durability, uint32_t leaf_bytes, enum kind
 static void make_reference(enum eng_durability durability, uint32_t leaf_bytes)
 {
     struct run run = {.durability = durability, .leaf_bytes = leaf_bytes, .fails_at = UINT64_MAX};
-    run.large = durability >= ENG_DURABLE_MSYNC_SYNC ? 20000 : 65536;
     NEED_OK(disk_sim_open(0, &run.disk));
     NEED_OK(run_open(&run, ENG_RECOVER_AUTO));
     for (uint32_t root = 0; root < FIXTURE_ROOTS; root++)

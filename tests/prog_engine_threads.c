@@ -6,15 +6,15 @@
  *
  *   account/...    amounts moved at random, some hundred transfers a commit: their number and sum never change
  *   window/SSSSSSSS/JJ   for the commits S in (t - WINDOW, t]: put in commit S, every fifth removed by itself AGE
- * commits later, the rest by a range in commit S + WINDOW; the amount follows from S and J blob/I         long values:
- * what the newest commit S <= t with S % BLOBS = I put there
+ *                  commits later, the rest by a range in commit S + WINDOW; the amount follows from S and J
+ *   blob/I         long values: what the newest commit S <= t with S % BLOBS = I put there
  *
  * so a reader knows from the tag alone every key and value of the last two. Root 1 is written by two threads with
  * serializable transactions between few accounts, which often conflict; its sum is constant too. Eight readers open
  * snapshots (newest, and kept older ones), scan, walk cursors both ways, look keys up singly and in groups, ask for
  * totals of ranges and for ranks, read parts of long values, and diff neighbours. A thread calls eng_compact now and
- * then, beside the maintenance thread and its checkpoints. Segments are small, so that compaction and recycling never
- * rest. Meant for ThreadSanitizer as well as for speed.
+ * then, beside the maintenance thread and its checkpoints and the decay thread of a small hot tier. Segments are small,
+ * so that compaction and recycling never rest. Meant for ThreadSanitizer as well as for speed.
  *
  *   prog_engine_threads [--long] [--seconds S]
  */
@@ -418,7 +418,12 @@ int main(int argc, char **argv)
     char dir[] = "/tmp/pando-threads-XXXXXX";
     if (!mkdtemp(dir))
         die("mkdtemp");
-    struct eng_options options = {.path = dir, .create = true, .segment_bytes = 1u << 18, .threads = 2};
+    struct eng_options options = {.path = dir,
+                                  .create = true,
+                                  .segment_bytes = 1u << 18,
+                                  .threads = 2,
+                                  .hot_bytes = 64u << 10,
+                                  .hot_decay_ms = 64};
     if (eng_open(&options, &eng) != ENG_OK)
         die("open");
     struct eng_batch *batch;
@@ -448,6 +453,8 @@ int main(int argc, char **argv)
     eng_stats(eng, &statistics);
     if (statistics.moved_bytes == 0 || atomic_load(&reads) == 0 || atomic_load(&transactions) == 0)
         die("nothing was moved, read or committed by transactions");
+    if (statistics.hot_promoted == 0 && !statistics.hot_refused)
+        die("nothing became hot");
     if (eng_head(eng, 0, NULL, &before) != ENG_OK)
         die("head");
     eng_close(&eng);
@@ -458,10 +465,12 @@ int main(int argc, char **argv)
         die("another root after reopening");
     eng_close(&eng);
     printf("%llu commits, %llu transactions, %llu conflicts, %llu snapshots read whole, %llu KB moved, "
-           "%llu checkpoints\n",
+           "%llu checkpoints, %llu objects promoted, %llu demoted%s\n",
            (unsigned long long)tag, (unsigned long long)atomic_load(&transactions),
            (unsigned long long)atomic_load(&conflicts), (unsigned long long)atomic_load(&reads),
-           (unsigned long long)(statistics.moved_bytes >> 10), (unsigned long long)statistics.checkpoints);
+           (unsigned long long)(statistics.moved_bytes >> 10), (unsigned long long)statistics.checkpoints,
+           (unsigned long long)statistics.hot_promoted, (unsigned long long)statistics.hot_demoted,
+           statistics.hot_refused ? " (memory refused)" : "");
     char command[64];
     snprintf(command, sizeof command, "rm -rf %s", dir);
     return system(command) != 0;

@@ -173,8 +173,8 @@ static struct reader *reader_take(struct store *store)
     }
     pthread_mutex_unlock(&registry.lock);
     if (!reader)
-        (void)eng_fail(ENG_NO_READERS, "%s: all %u reader slots are taken by other threads", store->dir,
-                       ENG_READERS_MAX);
+        (void)eng_fail(ENG_NO_READERS, "%s: all %u reader slots (ENG_READERS_MAX) are taken by other threads",
+                       store->dir, ENG_READERS_MAX);
     return reader;
 }
 

@@ -256,6 +256,8 @@ static void *hold_slot(void *context)
 {
     struct store *of = context;
     struct reader *reader = store_reader(of);
+    if (!reader)
+        ck_assert_ptr_nonnull(strstr(eng_error(), "ENG_READERS_MAX"));
     if (reader) {
         reader_enter(reader);
         reader_enter(reader);

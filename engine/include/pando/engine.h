@@ -27,7 +27,8 @@
  * Threads: reads (snapshots, cursors) from any thread, no lock while reading; one snapshot or cursor handle is used by
  * one thread at a time. A batch belongs to one thread until frozen. Any thread may commit: eng_commit, eng_drop*,
  * eng_checkpoint, eng_maintain and eng_compact take turns by a lock of the store (with ENG_DURABLE_FSYNC not while they
- * wait for the disk: threads that commit share a sync). At most ENG_READERS_MAX threads read.
+ * wait for the disk: threads that commit share a sync). At most ENG_READERS_MAX threads read: a thread takes a slot with
+ * its first read and keeps it until it ends; one more is ENG_NO_READERS.
  *
  * Errors are returned (enum eng_status, pando/status.h); eng_error() has the line. Wrong use asserts.
  */

@@ -1,5 +1,6 @@
 /* The library API (pando/engine.h): contracts and errors; contents and shape are prog_tree_random's. */
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -470,6 +471,149 @@ START_TEST(who_holds_space_back_is_named)
 }
 END_TEST
 
+static uint8_t large_byte(uint64_t at)
+{
+    return (uint8_t)(at * 2654435761u >> 13);
+}
+
+struct streamed {
+    uint64_t at;
+    const uint8_t *next; /* where the next part must lie, if nothing is copied */
+};
+
+static void take_part(void *context, const struct eng_value *part, uint64_t size)
+{
+    struct streamed *streamed = context;
+    ck_assert_int_eq(part->tag, ENG_BYTES);
+    ck_assert_uint_eq(size, ENG_VALUE_BYTES_MAX);
+    ck_assert(!streamed->next || streamed->next == part->bytes);
+    for (size_t i = 0; i < part->size; i++)
+        if (part->bytes[i] != large_byte(streamed->at + i))
+            ck_abort_msg("byte %zu of the part at %llu", i, (unsigned long long)streamed->at);
+    streamed->at += part->size;
+    streamed->next = part->bytes + part->size;
+}
+
+/* From a checkpoint, and from the log. */
+START_TEST(the_largest_value_is_streamed_in_place)
+{
+    struct disk *on;
+    struct eng_options options = {
+        .create = true, .inline_only = true, .durability = _i ? ENG_DURABLE_FSYNC : ENG_DURABLE_NONE};
+    ck_assert_int_eq(disk_sim_open(0, &on), ENG_OK);
+    options.disk = on;
+    eng_close(&eng);
+    ck_assert_int_eq(eng_open(&options, &eng), ENG_OK);
+    uint8_t *bytes = malloc(ENG_VALUE_BYTES_MAX + 1u);
+    ck_assert_ptr_nonnull(bytes);
+    for (uint64_t i = 0; i <= ENG_VALUE_BYTES_MAX; i++)
+        bytes[i] = large_byte(i);
+    struct eng_batch *batch = batch_on(NULL);
+    struct eng_value value = {ENG_BYTES, bytes, ENG_VALUE_BYTES_MAX + 1u};
+    ck_assert_int_eq(eng_batch_put(batch, k("large"), 5, value), ENG_TOO_LARGE);
+    value.size--;
+    ck_assert_int_eq(eng_batch_put(batch, k("large"), 5, value), ENG_OK);
+    put(batch, "small", "x");
+    commit(batch, 1);
+    free(bytes);
+    if (!_i)
+        ck_assert_int_eq(eng_checkpoint(eng, NULL, 0, true), ENG_OK);
+    struct disk *image;
+    ck_assert_int_eq(disk_sim_crash(on, 0, &image), ENG_OK);
+    eng_close(&eng);
+    disk_close(&on);
+    options.disk = image;
+    ck_assert_int_eq(eng_open(&options, &eng), ENG_OK);
+    struct eng_snapshot *snapshot;
+    ck_assert_int_eq(eng_snapshot_open(eng, 0, ENG_HEAD, &snapshot), ENG_OK);
+    struct streamed streamed = {0};
+    while (streamed.at < ENG_VALUE_BYTES_MAX)
+        ck_assert_int_eq(eng_get_part(snapshot, k("large"), 5, streamed.at, 65521, take_part, &streamed), ENG_OK);
+    ck_assert_uint_eq(streamed.at, ENG_VALUE_BYTES_MAX);
+    ck_assert_int_eq(eng_get_part(snapshot, k("large"), 5, UINT64_MAX, 1, take_part, &streamed), ENG_OK);
+    ck_assert_uint_eq(streamed.at, ENG_VALUE_BYTES_MAX); /* behind the end there is nothing */
+    ck_assert_int_eq(eng_get_part(snapshot, k("larger"), 6, 0, 1, take_part, &streamed), ENG_NOT_FOUND);
+    eng_snapshot_close(&snapshot);
+    eng_close(&eng);
+    disk_close(&image);
+    eng = open_on(disk, false);
+}
+END_TEST
+
+START_TEST(every_root_is_a_line_of_its_own)
+{
+    for (uint32_t root = 0; root < ENG_ROOTS_MAX; root++) {
+        struct eng_batch *batch;
+        char key[16];
+        snprintf(key, sizeof key, "root %u", root);
+        ck_assert_int_eq(eng_batch_open(eng, root, NULL, &batch), ENG_OK);
+        put(batch, key, "x");
+        commit(batch, root + 1);
+    }
+    ck_assert_int_eq(eng_checkpoint(eng, NULL, 0, true), ENG_OK);
+    eng_close(&eng);
+    eng = open_on(disk, false);
+    for (uint32_t root = 0; root < ENG_ROOTS_MAX; root++) {
+        struct eng_snapshot *snapshot;
+        char key[16];
+        snprintf(key, sizeof key, "root %u", root);
+        ck_assert_int_eq(eng_snapshot_open(eng, root, root + 1, &snapshot), ENG_OK);
+        ck_assert(has(snapshot, key, "x"));
+        ck_assert_uint_eq(eng_snapshot_summary(snapshot)->count, 1);
+        eng_snapshot_close(&snapshot);
+    }
+}
+END_TEST
+
+static void stands(enum eng_status status, const struct eng_cursor *cursor, const char *key)
+{
+    ck_assert_int_eq(status, key ? ENG_OK : ENG_NOT_FOUND);
+    size_t bytes;
+    if (key)
+        ck_assert(memcmp(eng_cursor_key(cursor, &bytes), key, strlen(key)) == 0 && bytes == strlen(key));
+}
+
+/* Over a snapshot and over a batch: all of the places a cursor can be sent to. */
+START_TEST(cursors_find_both_bounds)
+{
+    struct eng_batch *batch = batch_on(NULL);
+    struct eng_snapshot *snapshot;
+    struct eng_cursor *c;
+    for (const char *const *key = (const char *const[]){"a", "ab", "abc", "b", "d", NULL}; *key; key++)
+        put(batch, *key, "x");
+    commit(batch, 1);
+    batch = batch_on(NULL);
+    ck_assert_int_eq(eng_snapshot_open(eng, 0, 1, &snapshot), ENG_OK);
+    for (int over_batch = 0; over_batch < 2; over_batch++) {
+        if (over_batch)
+            ck_assert_int_eq(eng_cursor_open_batch(batch, &c), ENG_OK);
+        else
+            ck_assert_int_eq(eng_cursor_open(snapshot, &c), ENG_OK);
+        stands(eng_cursor_seek(c, NULL, 0), c, "a");
+        stands(eng_cursor_seek_before(c, NULL, 0), c, "d");
+        stands(eng_cursor_seek(c, k("ab"), 2), c, "ab");
+        stands(eng_cursor_seek_after(c, k("ab"), 2), c, "abc");
+        stands(eng_cursor_seek_before(c, k("ab"), 2), c, "a");
+        stands(eng_cursor_seek(c, k("c"), 1), c, "d");
+        stands(eng_cursor_seek_after(c, k("c"), 1), c, "d");
+        stands(eng_cursor_seek_before(c, k("c"), 1), c, "b");
+        stands(eng_cursor_seek_before(c, k("a"), 1), c, NULL);
+        stands(eng_cursor_seek_after(c, k("d"), 1), c, NULL);
+        stands(eng_cursor_next(c), c, NULL);
+        ck_assert_int_eq(eng_cursor_prefix(c, k("ab"), 2), ENG_OK);
+        stands(eng_cursor_seek_after(c, k("a"), 1), c, "ab");
+        stands(eng_cursor_next(c), c, "abc");
+        stands(eng_cursor_seek_after(c, k("abc"), 3), c, NULL);
+        stands(eng_cursor_seek_before(c, NULL, 0), c, "abc");
+        stands(eng_cursor_prev(c), c, "ab");
+        stands(eng_cursor_prev(c), c, NULL);
+        eng_cursor_close(&c);
+    }
+    eng_snapshot_close(&snapshot);
+    eng_batch_close(&batch);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("engine");
@@ -487,6 +631,9 @@ int main(void)
     tcase_add_test(cases, a_killed_process_loses_nothing_durable);
     tcase_add_test(cases, who_holds_space_back_is_named);
     tcase_add_test(cases, a_store_with_a_log_is_not_opened_without);
+    tcase_add_loop_test(cases, the_largest_value_is_streamed_in_place, 0, 2);
+    tcase_add_test(cases, every_root_is_a_line_of_its_own);
+    tcase_add_test(cases, cursors_find_both_bounds);
     suite_add_tcase(suite, cases);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

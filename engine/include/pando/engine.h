@@ -19,7 +19,8 @@
  * (pando/digest.h), not on the order, batching or history of the operations that made them.
  *
  * Keys: 1..ENG_KEY_BYTES_MAX bytes, any values, ordered bytewise (a prefix first). Values: tagged, ENG_BYTES of
- * 0..ENG_VALUE_BYTES_MAX bytes, or ENG_AMOUNT: exactly 16 bytes, a signed 128-bit integer, little-endian.
+ * 0..ENG_VALUE_BYTES_MAX bytes (less if a segment is smaller: a value lies in one), or ENG_AMOUNT: exactly 16 bytes, a
+ * signed 128-bit integer, little-endian. A subtree is a value, too (ENG_TREE, see below).
  *
  * Pipelining: a frozen batch may wait for its commit while the next batch, opened with it as parent, reads through it.
  * Commits happen in the order in which batches were opened.
@@ -280,14 +281,15 @@ ENG_MUST_CHECK enum eng_status eng_rank(struct eng_snapshot *snapshot, const uin
 
 /* Cursors stand on an entry or at the end; stable for as long as the snapshot is open. */
 ENG_MUST_CHECK enum eng_status eng_cursor_open(struct eng_snapshot *snapshot, struct eng_cursor **cursor);
-/* Over an open batch: its own writes are seen, those made while the cursor is open as well. */
+/* Over an open batch, or a tree in it: its own writes are seen, those made while the cursor is open as well. */
 ENG_MUST_CHECK enum eng_status eng_cursor_open_batch(struct eng_batch *batch, struct eng_cursor **cursor);
 void eng_cursor_close(struct eng_cursor **cursor);
 /* From here on the cursor sees only keys that begin with prefix (NULL: all again); seek NULL is the first of them. */
 ENG_MUST_CHECK enum eng_status eng_cursor_prefix(struct eng_cursor *cursor, const uint8_t *prefix, size_t prefix_bytes);
-/* First entry with key >= the given one (NULL: the first of all); last with key < it (NULL: the last of all).
- * ENG_NOT_FOUND: there is none. */
+/* Lower bound: the first entry with key >= the given one (NULL: the first of all). Upper bound: the first with key > it.
+ * Before: the last with key < it (NULL: the last of all). ENG_NOT_FOUND: there is none, and the cursor is at the end. */
 ENG_MUST_CHECK enum eng_status eng_cursor_seek(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
+ENG_MUST_CHECK enum eng_status eng_cursor_seek_after(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
 ENG_MUST_CHECK enum eng_status eng_cursor_seek_before(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
 ENG_MUST_CHECK enum eng_status eng_cursor_next(struct eng_cursor *cursor);
 ENG_MUST_CHECK enum eng_status eng_cursor_prev(struct eng_cursor *cursor);

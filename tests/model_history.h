@@ -51,6 +51,9 @@
     X(DIFF, diff, 8)                                                                                                   \
     X(PROVE, prove, 6)                                                                                                 \
     X(PROVE_RANGE, prove_range, 3)                                                                                     \
+    X(PROVE_MANY, prove_many, 3)                                                                                       \
+    X(PROVE_DIFF, prove_diff, 4)                                                                                       \
+    X(PROVE_NESTED, prove_nested, 3)                                                                                   \
     X(CURSOR, cursor, 8)                                                                                               \
     X(CURSOR_BATCH, cursor_batch, 8)                                                                                   \
     X(CURSOR_PREFIX, cursor_prefix, 5)                                                                                 \
@@ -309,6 +312,16 @@ static void read_held(const struct op *op)
     case OP_PROVE:
         held_prove_key(held, k);
         return;
+    case OP_PROVE_MANY:
+        held_prove_many(held, op->seed);
+        return;
+    case OP_PROVE_DIFF:
+        if (other->snapshot)
+            held_prove_diff(held, other, &r);
+        return;
+    case OP_PROVE_NESTED:
+        held_prove_nested(held, op->seed);
+        return;
     default:
         held_prove_range(held, &r, op->seed % 8 < 3);
         return;
@@ -318,10 +331,12 @@ static void read_held(const struct op *op)
 static void move_cursor(const struct op *op)
 {
     struct mcursor *c = &run.cursor[op->slot % CURSORS];
-    if (op->kind == OP_CURSOR)
-        cursor_open(c, NULL, held_of(op));
-    else if (op->kind == OP_CURSOR_BATCH || !c->cursor)
-        cursor_open(c, session_of(op, true), NULL);
+    if (op->kind == OP_CURSOR) {
+        cursor_open(c, NULL, 0, held_of(op));
+    } else if (op->kind == OP_CURSOR_BATCH || !c->cursor) {
+        struct session *s = session_of(op, true);
+        cursor_open(c, s, handle_of(s, op), NULL);
+    }
     uint32_t k = op->a % cursor_tree(c)->keys->count;
     if (op->kind == OP_CURSOR_PREFIX)
         cursor_prefix(c, k, op->seed);
@@ -455,6 +470,9 @@ static void run_operation(const struct op *op)
     case OP_DIFF:
     case OP_PROVE:
     case OP_PROVE_RANGE:
+    case OP_PROVE_MANY:
+    case OP_PROVE_DIFF:
+    case OP_PROVE_NESTED:
         read_held(op);
         return;
     case OP_CURSOR:

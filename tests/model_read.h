@@ -201,7 +201,7 @@ static void need_state(struct eng_snapshot *snapshot, const struct mtree *state)
 
 static const struct mtree *cursor_tree(const struct mcursor *c)
 {
-    return c->session ? c->session->tree[0] : c->held->state;
+    return c->session ? c->session->tree[c->h] : c->held->state;
 }
 
 static void cursor_prefix(struct mcursor *c, uint32_t k, uint64_t seed)
@@ -221,13 +221,13 @@ static void cursor_prefix(struct mcursor *c, uint32_t k, uint64_t seed)
             break;
 }
 
-static void cursor_open(struct mcursor *c, struct session *session, const struct held *held)
+static void cursor_open(struct mcursor *c, struct session *session, int h, const struct held *held)
 {
     if (c->cursor)
         cursor_forget(c);
-    *c = (struct mcursor){.session = session, .held = held, .at = -1, .to = world->keys[0]->count};
+    *c = (struct mcursor){.session = session, .h = h, .held = held, .at = -1};
     if (session)
-        OK(eng_cursor_open_batch(session->handle[0], &c->cursor));
+        OK(eng_cursor_open_batch(session->handle[h], &c->cursor));
     else
         OK(eng_cursor_open(held->snapshot, &c->cursor));
     c->to = cursor_tree(c)->keys->count;
@@ -237,7 +237,7 @@ static void cursor_open(struct mcursor *c, struct session *session, const struct
 static void cursor_looked(struct mcursor *c, uint32_t from, uint32_t to, uint32_t also)
 {
     struct session *s = c->session;
-    if (!s || !s->serializable)
+    if (!s || !s->serializable || c->h != 0)
         return;
     /* within the prefix it must notice; what lies behind it, up to the next key there is, it may */
     uint32_t low = from > c->from ? from : c->from, high = to < c->to ? to : c->to;
@@ -268,7 +268,13 @@ static void cursor_move(struct mcursor *c, uint32_t k, uint64_t seed)
     bool edge = seed % 8 == 0, stands = c->at >= 0;
     unsigned move = stands ? (unsigned)(mix(seed) % 10) : (unsigned)(mix(seed) % 2);
     int64_t want;
-    if (move == 0) {
+    if (move == 0 && !edge && mix(seed + 3) % 3 == 0) {
+        uint32_t from = k + 1 < c->from ? c->from : k + 1;
+        want = present_from(tree, from, c->to);
+        enum eng_status status = eng_cursor_seek_after(c->cursor, keys->key[k].bytes, keys->key[k].size);
+        cursor_looked(c, from, want < 0 ? c->to : (uint32_t)want + 1, k);
+        cursor_stands_at(c, status, want, "eng_cursor_seek_after");
+    } else if (move == 0) {
         uint32_t from = edge || k < c->from ? c->from : k;
         want = present_from(tree, from, c->to);
         enum eng_status status =
@@ -301,7 +307,7 @@ static void cursor_value(struct mcursor *c)
     if (c->at < 0)
         return;
     if (c->session)
-        looked_up(c->session, 0, (uint32_t)c->at);
+        looked_up(c->session, c->h, (uint32_t)c->at);
     enum eng_status status = eng_cursor_value(c->cursor, &value);
     need_value(status, &cursor_tree(c)->at[c->at], &value, "eng_cursor_value", (uint32_t)c->at);
 }
@@ -416,18 +422,40 @@ static void held_prove_key(const struct held *held, uint32_t k)
     world->statistics.proofs++;
 }
 
+/* What a proof says of the entries in [first, end), whole or in sum. */
+static void need_proven(struct verify_result *result, const struct mtree *state, uint32_t first, uint32_t end,
+                        bool contents)
+{
+    const struct keyset *keys = state->keys;
+    struct verify_key key;
+    struct eng_totals totals;
+    tree_totals_of(state, first, end, &totals);
+    NEED(result->count == totals.count && memcmp(result->sum, totals.sum, 24) == 0, "proof of a range: count or sum");
+    uint32_t at = first;
+    while (contents && verify_next(result, &key)) {
+        int64_t want = present_from(state, at, end);
+        NEED(want >= 0 && key_is(&keys->key[want], key.key, key.key_bytes) && proven_is(&state->at[want], &key),
+             "proof of a range: key %lld was to come", (long long)want);
+        at = (uint32_t)want + 1;
+    }
+    NEED(!contents || present_from(state, at, end) < 0, "proof of a range: a key is missing");
+    world->statistics.proofs++;
+}
+
+static uint64_t bytes_of(const struct mtree *state, uint32_t first, uint32_t end)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = first; i < end; i++)
+        bytes += state->at[i].size + state->keys->key[i].size + 100;
+    return bytes;
+}
+
 static void held_prove_range(const struct held *held, const struct bounds *r, bool contents)
 {
-    const struct keyset *keys = held->state->keys;
     struct proof_blob proof;
     struct verify_options options = {.root = eng_snapshot_summary(held->snapshot)->digest};
     struct verify_result result;
-    struct verify_key key;
-    struct eng_totals totals;
-    uint64_t bytes = 0;
-    for (uint32_t i = r->first; i < r->end; i++)
-        bytes += held->state->at[i].size + keys->key[i].size + 100;
-    if (contents && bytes > PROOF_BYTES_MAX / 2)
+    if (contents && bytes_of(held->state, r->first, r->end) > PROOF_BYTES_MAX / 2)
         return;
     enum eng_status status =
         proof_state_range(held->snapshot, r->from, r->from_bytes, r->to, r->to_bytes, contents, &proof);
@@ -437,18 +465,138 @@ static void held_prove_range(const struct held *held, const struct bounds *r, bo
     }
     need_status(status, ENG_OK, "proof_state_range");
     NEED(verify_state(proof.bytes, proof.size, &options, &result) == VERIFY_OK, "proof of a range: %s", result.reason);
-    tree_totals_of(held->state, r->first, r->end, &totals);
-    NEED(result.count == totals.count && memcmp(result.sum, totals.sum, 24) == 0, "proof of a range: count or sum");
-    uint32_t at = r->first;
-    while (contents && verify_next(&result, &key)) {
-        int64_t want = present_from(held->state, at, r->end);
-        NEED(want >= 0 && key_is(&keys->key[want], key.key, key.key_bytes) && proven_is(&held->state->at[want], &key),
-             "proof of a range: key %lld was to come", (long long)want);
-        at = (uint32_t)want + 1;
+    need_proven(&result, held->state, r->first, r->end, contents);
+    proof_blob_free(&proof);
+}
+
+#define PROVEN_MAX 12u
+
+/* Several keys that share nodes: each is spoken of once, in order, and no other. */
+static void held_prove_many(const struct held *held, uint64_t seed)
+{
+    const struct keyset *keys = held->state->keys;
+    const uint8_t *bytes[PROVEN_MAX];
+    size_t sizes[PROVEN_MAX], n = 1 + mix(seed) % PROVEN_MAX;
+    uint8_t asked[KEYS_TOP_MAX] = {0};
+    uint64_t much = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t k = (uint32_t)(mix(seed + 1 + i) % keys->count);
+        asked[k] = 1;
+        bytes[i] = keys->key[k].bytes;
+        sizes[i] = keys->key[k].size;
+        much += held->state->at[k].size;
     }
-    NEED(!contents || present_from(held->state, at, r->end) < 0, "proof of a range: a key is missing");
+    struct proof_blob proof;
+    struct verify_options options = {.root = eng_snapshot_summary(held->snapshot)->digest};
+    struct verify_result result;
+    struct verify_key key;
+    if (much > PROOF_BYTES_MAX / 2)
+        return;
+    OK(eng_prove_many(held->snapshot, bytes, sizes, n, &proof));
+    NEED(verify_state(proof.bytes, proof.size, &options, &result) == VERIFY_OK, "proof of %zu keys: %s", n,
+         result.reason);
+    for (uint32_t k = 0; k < keys->count; k++) {
+        const struct place *p = &held->state->at[k];
+        if (!asked[k])
+            continue;
+        NEED(verify_next(&result, &key) && key_is(&keys->key[k], key.key, key.key_bytes),
+             "proof of many keys: key %u was to come", k);
+        NEED(p->kind == PLACE_ABSENT ? !key.present : proven_is(p, &key), "proof of many keys: key %u", k);
+    }
+    NEED(!verify_next(&result, &key), "proof of many keys: one too many");
     proof_blob_free(&proof);
     world->statistics.proofs++;
+}
+
+static void need_grown(const struct difference *d, const uint8_t sum[24])
+{
+    struct eng_totals a, b;
+    uint64_t grown[3];
+    tree_totals_of(d->a, d->at, d->end, &a);
+    tree_totals_of(d->b, d->at, d->end, &b);
+    memcpy(grown, sum, sizeof grown);
+    digest_sum_add(grown, grown, a.sum);
+    NEED(memcmp(grown, b.sum, sizeof grown) == 0, "proof of a difference: the sum grew by something else");
+}
+
+/* What differs between two versions, and nothing else does. */
+static void held_prove_diff(const struct held *a, const struct held *b, const struct bounds *r)
+{
+    struct difference d = {a->state, b->state, r->first, r->end};
+    const struct keyset *keys = a->state->keys;
+    struct proof_blob proof;
+    struct verify_options options = {.root = eng_snapshot_summary(b->snapshot)->digest,
+                                     .older_root = eng_snapshot_summary(a->snapshot)->digest};
+    struct verify_result result;
+    struct verify_key key;
+    uint64_t count = 0;
+    if (b->state->keys != keys || bytes_of(a->state, 0, keys->count) > PROOF_BYTES_MAX / 4 ||
+        bytes_of(b->state, 0, keys->count) > PROOF_BYTES_MAX / 4)
+        return;
+    enum eng_status status =
+        eng_prove_diff(a->snapshot, b->snapshot, r->from, r->from_bytes, r->to, r->to_bytes, 0, &proof);
+    if (r->from && r->to && r->end <= r->first) {
+        if (status == ENG_OK)
+            proof_blob_free(&proof);
+        need_status(status, ENG_INVALID, "proof of a difference in no range");
+        return;
+    }
+    need_status(status, ENG_OK, "eng_prove_diff");
+    NEED(verify_state(proof.bytes, proof.size, &options, &result) == VERIFY_OK, "proof of a difference: %s",
+         result.reason);
+    need_grown(&d, result.sum);
+    for (; verify_next(&result, &key); d.at++, count++) {
+        NEED(differ(&d) && key_is(&keys->key[d.at], key.key, key.key_bytes),
+             "proof of a difference: key %u of %u was to come", d.at, d.end);
+        const struct place *before = &d.a->at[d.at], *after = &d.b->at[d.at];
+        struct verify_key old = {
+            .present = key.was_present, .tag = key.old_tag, .value = key.old_value, .value_bytes = key.old_value_bytes};
+        NEED(before->kind == PLACE_ABSENT ? !old.present : proven_is(before, &old), "proof of a difference: before");
+        NEED(after->kind == PLACE_ABSENT ? !key.present : proven_is(after, &key), "proof of a difference: after");
+    }
+    NEED(!differ(&d) && result.count == count, "proof of a difference: key %u is not in it", d.at);
+    proof_blob_free(&proof);
+    world->statistics.proofs++;
+}
+
+#define LEVELS_MAX 4u
+
+/* All that is in the innermost of some trees in trees. */
+static void held_prove_nested(const struct held *held, uint64_t seed)
+{
+    struct proof_level levels[LEVELS_MAX];
+    struct eng_snapshot *tree[LEVELS_MAX];
+    struct proof_blob inner, nested;
+    struct verify_options options = {.root = eng_snapshot_summary(held->snapshot)->digest};
+    struct verify_result result;
+    const struct mtree *state = held->state;
+    uint32_t count = 0;
+    while (count < LEVELS_MAX) {
+        const struct keyset *keys = state->keys;
+        uint32_t k = (uint32_t)(mix(seed + count) % keys->count), i = 0;
+        while (i < keys->count && state->at[(k + i) % keys->count].kind != PLACE_TREE)
+            i++;
+        if (i == keys->count)
+            break;
+        k = (k + i) % keys->count;
+        levels[count] = (struct proof_level){count ? tree[count - 1] : held->snapshot, KEY(k)};
+        OK(eng_snapshot_tree(levels[count].snapshot, KEY(k), &tree[count]));
+        state = state->at[k].tree;
+        count++;
+    }
+    bool contents = seed % 2;
+    if (count && bytes_of(state, 0, state->keys->count) <= PROOF_BYTES_MAX / 2) {
+        OK(proof_state_range(tree[count - 1], NULL, 0, NULL, 0, contents, &inner));
+        OK(eng_prove_nested(levels, NULL, count, &inner, &nested));
+        NEED(verify_state(nested.bytes, nested.size, &options, &result) == VERIFY_OK, "proof of a subtree: %s",
+             result.reason);
+        NEED(result.levels == count, "proof of a subtree: %u levels", result.levels);
+        need_proven(&result, state, 0, state->keys->count, contents);
+        proof_blob_free(&inner);
+        proof_blob_free(&nested);
+    }
+    while (count)
+        eng_snapshot_close(&tree[--count]);
 }
 
 #endif

@@ -59,7 +59,8 @@ struct held {
 
 struct mcursor {
     struct eng_cursor *cursor;
-    struct session *session; /* over its outermost batch; NULL: over held */
+    struct session *session; /* NULL: over held */
+    int h;                   /* over this batch of it */
     const struct held *held;
     int64_t at;        /* key; -1: at the end */
     uint32_t from, to; /* keys with the prefix */

@@ -3,8 +3,9 @@
  *
  * N keys (32 hashed bytes, values of 40) are overwritten in blocks; a block is a commit, the newest versions are
  * retained and every older one is dropped, as a ledger does. Checkpoints are made after as much log as the ledger node
- * would have written by default, or when eng_checkpoint_wanted says so. Two readers open snapshots of random retained
- * versions throughout and compare values with the rule that made them.
+ * would have written by default, or when eng_checkpoint_wanted says so. Readers are open throughout, and compare values
+ * with the rule that made them: two open snapshots of random retained versions, one after the other; a third keeps its
+ * snapshot for a twentieth of the run, long after the version was dropped.
  *
  * The rule: in round r (N / block commits) every key is overwritten once, in the order of an affine permutation that
  * follows from r; so which commit wrote a key last, as seen from any version, can be computed from the key alone.
@@ -35,7 +36,9 @@
 
 #define VALUE_BYTES 40u
 #define LOG_BYTES_EACH 80u /* of an overwrite in the ledger's log */
-#define READERS 2
+#define READERS 3
+#define HOLDER (READERS - 1) /* the one that keeps its snapshot */
+#define HOLDS 20             /* times in a run */
 #define READS 32
 
 static struct {
@@ -166,8 +169,21 @@ static void read_some(struct eng_snapshot *snapshot, uint64_t tag, uint64_t *ran
     atomic_fetch_add_explicit(&churn.reads, READS, memory_order_relaxed);
 }
 
+/* Until so many commits later. */
+static void hold(struct eng_snapshot *snapshot, uint64_t tag, uint64_t *random)
+{
+    uint64_t until = tag + churn.overwrites / churn.block / HOLDS;
+    /* acquire: partner of the release in commit_block */
+    while (!atomic_load_explicit(&churn.stop, memory_order_relaxed) &&
+           atomic_load_explicit(&churn.newest, memory_order_acquire) < until) {
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+        read_some(snapshot, tag, random);
+    }
+}
+
 static void *reader_main(void *context)
 {
+    bool holds = (uintptr_t)context == HOLDER + 1;
     uint64_t random = (uint64_t)(uintptr_t)context;
     while (!atomic_load_explicit(&churn.stop, memory_order_relaxed)) {
         /* acquire: partner of the release in commit_block */
@@ -183,7 +199,10 @@ static void *reader_main(void *context)
         if (status != ENG_OK)
             die("snapshot");
         read_some(snapshot, tag, &random);
-        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+        if (holds)
+            hold(snapshot, tag, &random);
+        else
+            nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
         read_some(snapshot, tag, &random);
         eng_snapshot_close(&snapshot);
     }

@@ -28,8 +28,8 @@
  * Threads: reads (snapshots, cursors) from any thread, no lock while reading; one snapshot or cursor handle is used by
  * one thread at a time. A batch belongs to one thread until frozen. Any thread may commit: eng_commit, eng_drop*,
  * eng_checkpoint, eng_maintain and eng_compact take turns by a lock of the store (with ENG_DURABLE_FSYNC not while they
- * wait for the disk: threads that commit share a sync). At most ENG_READERS_MAX threads read: a thread takes a slot with
- * its first read and keeps it until it ends; one more is ENG_NO_READERS.
+ * wait for the disk: threads that commit share a sync). At most ENG_READERS_MAX threads read: a thread takes a slot
+ * with its first read and keeps it until it ends; one more is ENG_NO_READERS.
  *
  * Errors are returned (enum eng_status, pando/status.h); eng_error() has the line. Wrong use asserts.
  */
@@ -82,8 +82,8 @@ struct eng_options {
     bool ignore_log;               /* with a durability without a log: look at the newest checkpoint alone (tools) */
     uint64_t checkpoint_log_bytes; /* with a log: checkpoint after this much of it; 0: 256 MiB */
     enum eng_recovery recovery;
-    uint64_t hot_bytes;            /* of memory to be locked for what point reads look at most; 0: no hot tier */
-    uint32_t hot_decay_ms;         /* what is not read for two times this cools; 0: 5000 */
+    uint64_t hot_bytes;    /* of memory to be locked for what point reads look at most; 0: no hot tier */
+    uint32_t hot_decay_ms; /* what is not read for two times this cools; 0: 5000 */
     /* One line for each fault that VERIFY or REBUILD finds, and for each version REBUILD drops; one if the system does
      * not let us lock hot_bytes of memory (then from a thread of the engine). May be NULL. */
     void (*recovery_report)(void *context, const char *line);
@@ -286,8 +286,9 @@ ENG_MUST_CHECK enum eng_status eng_cursor_open_batch(struct eng_batch *batch, st
 void eng_cursor_close(struct eng_cursor **cursor);
 /* From here on the cursor sees only keys that begin with prefix (NULL: all again); seek NULL is the first of them. */
 ENG_MUST_CHECK enum eng_status eng_cursor_prefix(struct eng_cursor *cursor, const uint8_t *prefix, size_t prefix_bytes);
-/* Lower bound: the first entry with key >= the given one (NULL: the first of all). Upper bound: the first with key > it.
- * Before: the last with key < it (NULL: the last of all). ENG_NOT_FOUND: there is none, and the cursor is at the end. */
+/* Lower bound: the first entry with key >= the given one (NULL: the first of all). Upper bound: the first with key >
+ * it. Before: the last with key < it (NULL: the last of all). ENG_NOT_FOUND: there is none, and the cursor is at the
+ * end. */
 ENG_MUST_CHECK enum eng_status eng_cursor_seek(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
 ENG_MUST_CHECK enum eng_status eng_cursor_seek_after(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
 ENG_MUST_CHECK enum eng_status eng_cursor_seek_before(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
@@ -363,8 +364,8 @@ struct eng_statistics {
     uint64_t snapshots;                   /* open ones, and batches, all roots */
     uint32_t oldest_root;                 /* the oldest version one of them holds, if snapshots > 0 */
     uint64_t oldest_tag;
-    uint64_t oldest_ms;        /* since the first of those that hold it did */
-    uint64_t versions_waiting; /* dropped, and held by snapshots */
+    uint64_t oldest_ms;                   /* since the first of those that hold it did */
+    uint64_t versions_waiting;            /* dropped, and held by snapshots */
     uint64_t hot_limit, hot_locked_bytes; /* of memory that may be locked (less than hot_bytes if refused), that is */
     uint64_t hot_bytes, hot_objects;      /* that lie there; objects as of the last round */
     uint64_t hot_promoted, hot_demoted;   /* objects, since the start */

@@ -355,6 +355,16 @@ enum eng_status eng_cursor_seek(struct eng_cursor *c, const uint8_t *key, size_t
     return confine(c, c->batch ? nearest(c, key, key_bytes, SEEK_FROM) : snapshot_seek(c, key, key_bytes));
 }
 
+/* The upper bound: the lower bound and, on the key itself, one step. A serializable transaction looked at the key too. */
+enum eng_status eng_cursor_seek_after(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
+{
+    assert(key);
+    enum eng_status status = eng_cursor_seek(c, key, key_bytes);
+    if (status != ENG_OK || c->key_bytes != key_bytes || memcmp(c->key, key, key_bytes) != 0)
+        return status;
+    return eng_cursor_next(c);
+}
+
 enum eng_status eng_cursor_seek_before(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
 {
     uint8_t bytes[ENG_KEY_BYTES_MAX];

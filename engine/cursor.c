@@ -355,7 +355,8 @@ enum eng_status eng_cursor_seek(struct eng_cursor *c, const uint8_t *key, size_t
     return confine(c, c->batch ? nearest(c, key, key_bytes, SEEK_FROM) : snapshot_seek(c, key, key_bytes));
 }
 
-/* The upper bound: the lower bound and, on the key itself, one step. A serializable transaction looked at the key too. */
+/* The upper bound: the lower bound and, on the key itself, one step. A serializable transaction looked at the key too.
+ */
 enum eng_status eng_cursor_seek_after(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
 {
     assert(key);

@@ -515,6 +515,7 @@ START_TEST(the_largest_value_is_streamed_in_place)
     ck_assert_int_eq(eng_batch_put(batch, k("large"), 5, value), ENG_OK);
     put(batch, "small", "x");
     commit(batch, 1);
+    eng_batch_close(&batch);
     free(bytes);
     if (!_i)
         ck_assert_int_eq(eng_checkpoint(eng, NULL, 0, true), ENG_OK);
@@ -549,6 +550,7 @@ START_TEST(every_root_is_a_line_of_its_own)
         ck_assert_int_eq(eng_batch_open(eng, root, NULL, &batch), ENG_OK);
         put(batch, key, "x");
         commit(batch, root + 1);
+        eng_batch_close(&batch);
     }
     ck_assert_int_eq(eng_checkpoint(eng, NULL, 0, true), ENG_OK);
     eng_close(&eng);
@@ -582,6 +584,7 @@ START_TEST(cursors_find_both_bounds)
     for (const char *const *key = (const char *const[]){"a", "ab", "abc", "b", "d", NULL}; *key; key++)
         put(batch, *key, "x");
     commit(batch, 1);
+    eng_batch_close(&batch);
     batch = batch_on(NULL);
     ck_assert_int_eq(eng_snapshot_open(eng, 0, 1, &snapshot), ENG_OK);
     for (int over_batch = 0; over_batch < 2; over_batch++) {

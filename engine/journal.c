@@ -89,9 +89,6 @@ enum eng_status journal_read(struct disk_file *file, struct journal *journal)
         return status;
     if (memcmp(header.magic, "PANDOJNL", 8) != 0 || journal_bytes(header.pages) > size)
         return eng_fail(ENG_NOT_FOUND, "%s: header at offset 0: not valid", disk_file_path(file));
-    if (header.version != STATE_VERSION)
-        return eng_fail(ENG_VERSION, "%s: header at offset 0: format %u, this program knows %u", disk_file_path(file),
-                        header.version, STATE_VERSION);
     struct control_image *image = &journal->image;
     image->count = header.pages;
     image->numbers = malloc(numbers_bytes(image->count) + 8);
@@ -109,6 +106,9 @@ enum eng_status journal_read(struct disk_file *file, struct journal *journal)
         return status;
     if (header.checksum != journal_checksum(&header, &journal->slot, image->numbers, image->pages))
         return eng_fail(ENG_NOT_FOUND, "%s: checksum does not match", disk_file_path(file));
+    if (header.version != STATE_VERSION) /* not before the checksum: a torn header has any version */
+        return eng_fail(ENG_VERSION, "%s: header at offset 0: format %u, this program knows %u", disk_file_path(file),
+                        header.version, STATE_VERSION);
     return ENG_OK;
 }
 

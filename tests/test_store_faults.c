@@ -134,6 +134,23 @@ START_TEST(older_slot_is_refused)
 }
 END_TEST
 
+/* The power went while its header was being written: a journal that was never whole says nothing of its version. */
+START_TEST(torn_journal_header)
+{
+    uint32_t ids[8];
+    populate(ids);
+    MODEL_OK(store_open(&options, &store));
+    checkpoint(2);
+    store_close(&store);
+    for (int bit = 0; bit < 32; bit++) { /* u32 version at byte 16 */
+        if (STATE_VERSION >> bit & 1)
+            MODEL_OK(disk_sim_flip(disk, "state/journal", (uint64_t)(16 * 8 + bit)));
+    }
+    MODEL_OK(store_open(&options, &store));
+    ck_assert(readable(ids[7], 1000, 7));
+}
+END_TEST
+
 /* A dead object with a damaged header leads the walk of the compactor astray; live ones behind it are still found. */
 START_TEST(compact_over_damaged_dead)
 {
@@ -328,6 +345,7 @@ int main(void)
     tcase_add_test(faults, damaged_list);
     tcase_add_test(faults, damaged_files);
     tcase_add_test(faults, older_slot_is_refused);
+    tcase_add_test(faults, torn_journal_header);
     tcase_add_test(faults, compact_over_damaged_dead);
     tcase_add_test(faults, full_disk);
     tcase_add_test(faults, full_disk_with_holes);

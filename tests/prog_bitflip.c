@@ -37,7 +37,7 @@
 #define NEWEST 12u
 #define WORKERS 2u
 #define STRIDE_DEFAULT 1009u /* prime: all places in a word, a sector, a page */
-#define HANG_SECONDS 240u   /* by the clock: a virtual machine may stand still for a while */
+#define HANG_SECONDS 240u    /* by the clock: a virtual machine may stand still for a while */
 
 struct target {
     char path[64];

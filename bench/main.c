@@ -136,20 +136,13 @@ static void parse_workloads(struct bench *bench, char *list)
 static void parse(struct bench *bench, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"keys", 1, 0, 'k'},
-        {"batch", 1, 0, 'b'},
-        {"workload", 1, 0, 'w'},
-        {"with", 1, 0, 'x'},
-        {"rounds", 1, 0, 'r'},
-        {"seconds", 1, 0, 's'},
-        {"warmup", 1, 0, 'u'},
-        {"dir", 1, 0, 'd'},
-        {"keep", 0, 0, 'K'},
-        {"lanes", 1, 0, 'l'},
-        {"cache-mb", 1, 0, 'c'},
-        {"hot-mb", 1, 0, 'h'},
-        {"seed", 1, 0, 'S'},
-        {0},
+        {"keys", 1, 0, 'k'},     {"batch", 1, 0, 'b'},
+        {"workload", 1, 0, 'w'}, {"with", 1, 0, 'x'},
+        {"rounds", 1, 0, 'r'},   {"seconds", 1, 0, 's'},
+        {"warmup", 1, 0, 'u'},   {"dir", 1, 0, 'd'},
+        {"keep", 0, 0, 'K'},     {"lanes", 1, 0, 'l'},
+        {"cache-mb", 1, 0, 'c'}, {"hot-mb", 1, 0, 'h'},
+        {"seed", 1, 0, 'S'},     {0},
     };
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (option) {

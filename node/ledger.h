@@ -50,7 +50,7 @@ struct ledger_options {
     uint32_t block_max_wait_ms;
     uint64_t retain_blocks, retain_every;
     uint64_t checkpoint_log_bytes;
-    uint64_t hot_bytes; /* of memory that may be locked for what is read most; 0: none */
+    uint64_t hot_bytes;                          /* of memory that may be locked for what is read most; 0: none */
     uint32_t leaf_bytes, segment_bytes, threads; /* 0: defaults; leaf and segment are used at creation only */
     uint64_t log_file_bytes, log_ring_bytes;     /* 0: defaults */
     bool create;                                 /* create state and log if there are none */

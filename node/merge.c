@@ -197,8 +197,8 @@ static struct block_work *next_block(struct ledger *ledger)
 }
 
 /* A block does not fit the disk. Segments that only the last checkpoint needs come free with a new one, and those are
- * otherwise made by the amount of log: so one is made now, if anything was merged since. Not after the block was sealed:
- * then it is the log that is full. */
+ * otherwise made by the amount of log: so one is made now, if anything was merged since. Not after the block was
+ * sealed: then it is the log that is full. */
 static void make_room(struct ledger *ledger, const struct block_work *block, enum eng_status status)
 {
     if (status != ENG_FULL || block->stage > BLOCK_LOGGED || ledger->replay_from <= ledger->checkpointed ||

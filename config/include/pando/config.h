@@ -42,9 +42,9 @@ struct config {
 void config_defaults(struct config *config);
 /* Reads a file over the defaults. data_dir, if not NULL, is the directory of --data: it sets data and the default
  * socket before the file is read. true, or false with one line "FILE:LINE: what is wrong" in error. Keys of
- * INTERFACE.md that this version does not implement (archive, cache_bytes, http, arbiter, sync_followers > 0, mode other
- * than diff, allow, peers, io other than buffered, auth other than local) are errors that say so, unless the value is
- * the one that means "off" or the default and is honoured as such. */
+ * INTERFACE.md that this version does not implement (archive, cache_bytes, http, arbiter, sync_followers > 0, mode
+ * other than diff, allow, peers, io other than buffered, auth other than local) are errors that say so, unless the
+ * value is the one that means "off" or the default and is honoured as such. */
 bool config_read(struct config *config, const char *path, const char *data_dir, char *error, size_t error_bytes);
 /* Checks what concerns several keys, and addresses from elsewhere than the file (loopback unless plaintext). */
 bool config_check(const struct config *config, char *error, size_t error_bytes);

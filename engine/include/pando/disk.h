@@ -70,7 +70,8 @@ ENG_MUST_CHECK enum eng_status disk_punch(struct disk_file *file, uint64_t offse
 ENG_MUST_CHECK enum eng_status disk_map(struct disk_file *file, uint64_t reserve_bytes, void **base);
 /* Write-protects a page-aligned range of the map (or makes it writable again). The simulated disk may ignore it. */
 ENG_MUST_CHECK enum eng_status disk_protect(struct disk_file *file, uint64_t offset, uint64_t length, bool read_only);
-/* Locks a page-aligned range of the map in memory, or lets it go. ENG_NO_MEMORY: the system does not allow that much. */
+/* Locks a page-aligned range of the map in memory, or lets it go. ENG_NO_MEMORY: the system does not allow that much.
+ */
 ENG_MUST_CHECK enum eng_status disk_pin(struct disk_file *file, uint64_t offset, uint64_t length, bool pinned);
 
 ENG_MUST_CHECK enum eng_status disk_mkdir(struct disk *disk, const char *path); /* ENG_OK if it is there */

@@ -63,9 +63,9 @@ ENG_MUST_CHECK enum eng_status proof_state_range(struct eng_snapshot *snapshot, 
 ENG_MUST_CHECK enum eng_status eng_prove_many(struct eng_snapshot *snapshot, const uint8_t *const keys[],
                                               const size_t key_bytes[], size_t count, struct proof_blob *state);
 
-/* A state proof of what differs between two snapshots of one store in from <= key < to (NULL: open end), and that nothing
- * else does; if nothing differs it says that the range is unchanged. In O(differences * depth). max_bytes: of the proof,
- * 0: PROOF_BYTES_MAX. ENG_INVALID: bounds that are no keys or not in order; ENG_TOO_LARGE: over max_bytes;
+/* A state proof of what differs between two snapshots of one store in from <= key < to (NULL: open end), and that
+ * nothing else does; if nothing differs it says that the range is unchanged. In O(differences * depth). max_bytes: of
+ * the proof, 0: PROOF_BYTES_MAX. ENG_INVALID: bounds that are no keys or not in order; ENG_TOO_LARGE: over max_bytes;
  * ENG_NO_MEMORY, ENG_DAMAGED. On failure the blob is empty. */
 ENG_MUST_CHECK enum eng_status eng_prove_diff(struct eng_snapshot *older, struct eng_snapshot *newer,
                                               const uint8_t *from, size_t from_bytes, const uint8_t *to,

@@ -9,8 +9,11 @@
  *
  * Without a bound on preemptions sleep sets cut runs that only differ in the order of independent accesses: after an
  * answer was explored in a node, it sleeps in the later ones until an access it depends on was made. A bound on
- * preemptions (Musuvathi and Qadeer 2007) is used without sleep sets, since the two together lose schedules. Then the
- * flush of a buffer counts as a preemption.
+ * preemptions (Musuvathi and Qadeer 2007) is used without sleep sets, since the two together lose schedules. Then
+ * which thread begins is free; entries of a buffer that reach memory together count as one preemption, and do so just
+ * before an access that sees them; and an access that no other thread's depends on in any schedule is no place to
+ * switch, because a preemption before it can as well come after it. Which these are is learnt on the way (is_local);
+ * when one turns out to be shared after all, all begins again.
  *
  * Interleavings of accesses in program order are sequentially consistent. The one place where the engine relies on
  * less is the reader's slot, whose stores (il_weak) go through a buffer a thread as on x86: the thread itself sees them
@@ -39,6 +42,8 @@
 #define BUFFER_MAX 16u
 #define REGIONS_MAX 16u
 #define CHOICES (2 * IL_THREADS_MAX) /* thread i, flush of thread i */
+#define NOBODY CHOICES               /* runs before the first choice */
+#define SEEN_MAX 4096u
 
 struct access {
     uintptr_t at, from;
@@ -64,9 +69,9 @@ struct thread {
 };
 
 struct node {
-    uint8_t choice, current;
-    uint8_t enabled, sleep, done; /* bits of choices */
-    uint8_t preemptions;          /* before this choice */
+    uint8_t choice, current, flushing; /* flushing: the choice before, if it was a flush */
+    uint8_t enabled, sleep, done;      /* bits of choices */
+    uint8_t preemptions;               /* before this choice */
     struct access next[CHOICES];
 };
 
@@ -99,6 +104,14 @@ static struct {
     unsigned owner;
 } held[16];
 static unsigned held_count;
+/* With a bound: every access a thread was about to make, in any schedule so far. */
+static struct seen {
+    struct access access;
+    unsigned thread;
+    bool shared; /* another thread's depends on it */
+} seen[SEEN_MAX];
+static unsigned seen_count, seen_slot[4 * SEEN_MAX]; /* hashed: index + 1 */
+static bool seen_grew;                               /* one that was taken for local is shared */
 
 void il_remember(void *memory, size_t bytes)
 {
@@ -184,6 +197,35 @@ static void flush_all(struct thread *thread)
         flush_one(thread);
 }
 
+/* Would no other thread's access, as far as is known, depend on this one? */
+static bool is_local(unsigned thread, const struct access *access)
+{
+    size_t slot = (access->at * 31 + access->from * 17 + access->bytes * 7 + thread * 2 + access->write) * 2654435761u;
+    for (;; slot++) {
+        unsigned index = seen_slot[slot %= 4 * SEEN_MAX];
+        if (!index)
+            break;
+        const struct seen *s = &seen[index - 1];
+        if (s->thread == thread && s->access.at == access->at && s->access.bytes == access->bytes &&
+            s->access.write == access->write && s->access.from == access->from &&
+            s->access.from_bytes == access->from_bytes)
+            return !s->shared;
+    }
+    assert(seen_count < SEEN_MAX);
+    struct seen *one = &seen[seen_count++];
+    *one = (struct seen){.access = *access, .thread = thread};
+    seen_slot[slot] = seen_count;
+    for (unsigned i = 0; i + 1 < seen_count; i++) {
+        struct seen *s = &seen[i];
+        if (s->thread == thread || independent(&s->access, access))
+            continue;
+        one->shared = true;
+        seen_grew |= !s->shared;
+        s->shared = true;
+    }
+    return !one->shared;
+}
+
 /* ---- the tree ----------------------------------------------------------------------------------------------------*/
 
 static void leave_run(void)
@@ -237,9 +279,10 @@ void __wrap___assert_fail(const char *expression, const char *file, unsigned lin
 static unsigned answers(const struct node *node)
 {
     unsigned left = node->enabled & ~(unsigned)(node->sleep | node->done);
-    if (model->preemptions >= 0 && node->preemptions >= (unsigned)model->preemptions &&
-        (node->enabled & 1u << node->current))
-        left &= 1u << node->current;
+    if (model->preemptions >= 0 && node->preemptions >= (unsigned)model->preemptions) {
+        unsigned others = (1u << IL_THREADS_MAX) - 1; /* may run when the present thread cannot */
+        left &= (node->enabled & 1u << node->current ? 1u << node->current : others) | 1u << node->flushing;
+    }
     return left;
 }
 
@@ -249,16 +292,32 @@ static unsigned first_answer(const struct node *node)
     return left & 1u << node->current ? node->current : (unsigned)__builtin_ctz(left);
 }
 
+/* With a bound: is a thread that may go on about to see what waits in another's buffer? */
+static bool flush_matters(unsigned owner)
+{
+    for (unsigned i = 0; i < model->threads; i++) {
+        if (i == owner || !thread_enabled(&threads[i]))
+            continue;
+        for (unsigned k = 0; k < threads[owner].buffered; k++) {
+            struct access flush = {.at = (uintptr_t)threads[owner].buffer[k].at, .bytes = 8, .write = true};
+            if (!independent(&flush, &threads[i].next))
+                return true;
+        }
+    }
+    return false;
+}
+
 static void make_node(struct node *node)
 {
     node->enabled = node->sleep = node->done = node->preemptions = 0;
-    node->current = (uint8_t)current;
+    node->current = (uint8_t)(depth ? current : NOBODY);
+    node->flushing = NOBODY;
     for (unsigned i = 0; i < model->threads; i++) {
         unsigned flush = IL_THREADS_MAX + i;
         node->next[i] = threads[i].next;
         if (thread_enabled(&threads[i]))
             node->enabled |= (uint8_t)(1u << i);
-        if (!threads[i].buffered)
+        if (!threads[i].buffered || (model->preemptions >= 0 && !flush_matters(i)))
             continue;
         node->enabled |= (uint8_t)(1u << flush);
         node->next[flush] =
@@ -267,7 +326,10 @@ static void make_node(struct node *node)
     if (!depth)
         return;
     const struct node *before = node - 1;
-    bool preempted = before->choice != before->current && (before->enabled & 1u << before->current);
+    bool flush = before->choice >= IL_THREADS_MAX;
+    bool preempted = flush ? before->choice != before->flushing
+                           : before->choice != before->current && (before->enabled & 1u << before->current);
+    node->flushing = flush ? before->choice : NOBODY;
     node->preemptions = (uint8_t)(before->preemptions + preempted);
     for (unsigned i = 0; model->preemptions < 0 && i < CHOICES; i++)
         if ((before->sleep | before->done) & 1u << i && independent(&before->next[i], &before->next[before->choice]) &&
@@ -306,6 +368,13 @@ static unsigned choose(void)
 /* Runs whatever comes before the present thread (or, if it has finished, any other) continues. */
 static void schedule(void)
 {
+    if (model->preemptions >= 0 && !threads[current].finished) {
+        bool local = is_local(current, &threads[current].next);
+        if (seen_grew)
+            leave_run();
+        if (local && !threads[current].buffered) /* a barrier would empty the buffer, which others see */
+            return;
+    }
     for (;;) {
         unsigned choice = choose();
         if (choice >= IL_THREADS_MAX) {
@@ -509,6 +578,8 @@ void il_run(const struct il_model *what, struct il_result *into)
     result = into;
     *result = (struct il_result){0};
     path_length = 0;
+    seen_count = 0;
+    memset(seen_slot, 0, sizeof seen_slot);
     do {
         begin_run();
         volatile bool entered = false;
@@ -521,11 +592,17 @@ void il_run(const struct il_model *what, struct il_result *into)
             setcontext(&threads[choice].context);
         }
         active = false;
+        if (seen_grew) {
+            seen_grew = false;
+            path_length = 0;
+            result->schedules = 0;
+            continue;
+        }
         if (cut) {
             result->equivalent++;
         } else if (!result->failed) {
             result->schedules++;
             model->finished();
         }
-    } while (!result->failed && next_path());
+    } while (!result->failed && (!path_length || next_path()));
 }

@@ -16,7 +16,7 @@
  * amounts and subtrees that are moved and removed, a part of it in the log only, on the simulated disk in memory. Its
  * files have at least 256 KiB.
  *
- *   prog_bitflip [--long]     every 1,009th bit, or all, in two processes
+ *   prog_bitflip [--long]     every 2,017th bit, or all, in two processes
  *   prog_bitflip --every N    every Nth
  *   prog_bitflip --bit FILE N     that one
  */
@@ -36,7 +36,7 @@
 #define LOGGED 2u /* versions of each root that are in the log alone */
 #define NEWEST 12u
 #define WORKERS 2u
-#define STRIDE_DEFAULT 1009u /* prime: all places in a word, a sector, a page */
+#define STRIDE_DEFAULT 2017u /* prime: all places in a word, a sector, a page */
 #define HANG_SECONDS 240u    /* by the clock: a virtual machine may stand still for a while */
 
 struct target {

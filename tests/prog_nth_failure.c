@@ -13,7 +13,7 @@
  * Allocations are wrapped by the linker, those of the simulated disk passed over, as are the functions of the seam:
  * see tests/CMakeLists.txt.
  *
- *   prog_nth_failure [--long]     every third n; --long: every n, and also with a leaf weight and keys of other sizes
+ *   prog_nth_failure [--long]     every seventh n; --long: every n, and also with a leaf weight and keys of other sizes
  */
 #include <errno.h>
 #include <sys/mman.h>
@@ -515,7 +515,7 @@ static void make_reference(enum eng_durability durability, uint32_t leaf_bytes)
 int main(int argc, char **argv)
 {
     bool thorough = argc > 1 && strcmp(argv[1], "--long") == 0;
-    const long step = thorough ? 1 : 3;
+    const long step = thorough ? 1 : 7;
     uint32_t leaves[] = {256, 1024};
     for (unsigned l = 0; l < (thorough ? 2u : 1u); l++) {
         for (unsigned d = 0; d < 2; d++) {
@@ -527,7 +527,7 @@ int main(int argc, char **argv)
                 while (trial(durability, leaves[l], kind, n))
                     n += step;
                 printf("durability %d, leaves of %u: %s of %ld failures of a%s %s\n", (int)durability, leaves[l],
-                       thorough ? "each" : "every third", n, kind == FAIL_MEMORY ? "n" : "", kind_names[kind]);
+                       thorough ? "each" : "every seventh", n, kind == FAIL_MEMORY ? "n" : "", kind_names[kind]);
                 fflush(stdout);
                 NEED(n > 50);
             }

@@ -8,7 +8,7 @@
 #define ARENA_IDS 256u /* taken from the free ids at once */
 #define ARENA_CLOSED UINT32_MAX
 /* From this size of a segment on inner nodes have segments of their own; smaller stores cannot spare a segment more. */
-#define INNER_APART_SEGMENT_BYTES (1u << 20)
+#define INNER_APART_SEGMENT_BYTES (128u << 10)
 
 struct death {
     uint64_t born;

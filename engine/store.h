@@ -209,8 +209,6 @@ uint64_t arena_generation(const struct arena *arena);
  * set and VERIFIED. NULL: ENG_FULL, ENG_NO_IDS or ENG_TOO_LARGE (over the segment size), eng_error() says which;
  * nothing changed. The content may be written until store_commit. Never moves before that. */
 struct object *store_alloc(struct arena *arena, enum object_type type, size_t bytes, uint32_t *id);
-/* The arena for inner nodes of whoever allocates in this one (segment.c); perhaps the same. */
-struct arena *arena_inner(const struct arena *arena);
 /* The status of the last NULL of store_alloc. */
 enum eng_status arena_status(const struct arena *arena);
 

@@ -7,6 +7,8 @@
 
 #define ARENA_IDS 256u /* taken from the free ids at once */
 #define ARENA_CLOSED UINT32_MAX
+/* From this size of a segment on inner nodes have segments of their own; smaller stores cannot spare a segment more. */
+#define INNER_APART_SEGMENT_BYTES (128u << 10)
 
 struct death {
     uint64_t born;
@@ -30,7 +32,8 @@ struct arena {
     size_t taken, ids_count, ids_capacity;
     /* warm */
     struct store *store;
-    uint32_t segment; /* the open one, ARENA_CLOSED: none */
+    struct arena *inner; /* where inner nodes go: itself, or one with segments of its own */
+    uint32_t segment;    /* the open one, ARENA_CLOSED: none */
     bool compactor;
     enum eng_status status; /* of the last NULL of store_alloc */
     enum eng_status failed; /* a kill could not be remembered */

@@ -16,6 +16,9 @@
  * After 6 the segments that only the checkpoint before needed can be recycled. A crash before 4 leaves the old
  * checkpoint, one after 4 is rolled forward at the start.
  *
+ * A disk that is slower than the commits makes checkpoints long, and what is freed meanwhile waits for the end of this
+ * one or the next: when that comes to more than a third of what is live, commits wait (store_wait_for_space).
+ *
  * Ways to fail: the files of a checkpoint are extended before anything is changed, so a full disk is ENG_FULL from the
  * capture, and one may try again. Any error after the capture is final for the store: every later checkpoint,
  * store_begin and store_reserve returns it. A failed sync is never retried.
@@ -280,20 +283,40 @@ enum eng_status store_write_back(struct store *store)
     return disk_write_back(store->segments.file);
 }
 
-bool store_checkpoint_wanted(struct store *store)
+/* Empty segments that only wait for a checkpoint, and those that may before one is wanted. */
+static uint64_t segments_held(struct store *store, uint64_t *enough)
 {
     const uint32_t few = 8; /* segments not worth a checkpoint */
     struct segments *segments = &store->segments;
+    uint64_t held = 0;
     pthread_mutex_lock(&segments->lock);
-    uint64_t held = 0, enough = segments->heap_live / segments->units / 4;
-    enough = enough > few ? enough : few;
+    *enough = segments->heap_live / segments->units / 6;
+    *enough = *enough > few ? *enough : few;
     /* acquire: as in segments_reclaim */
     uint64_t durable = atomic_load_explicit(&store->checkpoint.durable, memory_order_acquire);
-    if (segments->empty_count > enough)
+    if (segments->empty_count > *enough)
         for (uint32_t i = 0; i < segments->empty_count; i++)
             held += segments->table[segments->empty[i]].captured >= durable;
     pthread_mutex_unlock(&segments->lock);
+    return held;
+}
+
+bool store_checkpoint_wanted(struct store *store)
+{
+    uint64_t enough, held = segments_held(store, &enough);
     return held > enough;
+}
+
+void store_wait_for_space(struct store *store)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    uint64_t enough;
+    if (!store_checkpoint_running(store) || segments_held(store, &enough) <= 2 * enough)
+        return;
+    pthread_mutex_lock(&checkpoint->lock);
+    while (atomic_load_explicit(&checkpoint->running, memory_order_relaxed))
+        pthread_cond_wait(&checkpoint->changed, &checkpoint->lock);
+    pthread_mutex_unlock(&checkpoint->lock);
 }
 
 bool store_checkpoint_running(struct store *store)

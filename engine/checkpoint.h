@@ -65,8 +65,8 @@ ENG_MUST_CHECK enum eng_status compact_move(struct store *store, struct arena *a
 /* A sealed segment becomes the compactor's victim; it has none. Needs the maintenance lock and segments.lock. */
 void compact_take(struct store *store, uint32_t segment);
 
-/* Is it time to compact? Below 70 % live in all, and a segment below 60 %. */
-/* Is a segment worth compacting: of the sealed ones less than live_percent is live, or this one is all but empty? */
+/* Is there something to do: a victim begun, or a segment worth compacting, because of all sealed ones less than
+ * live_percent is live, or this one is all but empty? Takes the maintenance lock. */
 bool compact_due(struct store *store, uint32_t live_percent);
 #define COMPACT_ALWAYS_STEPS 3u /* sixteenths: moving one byte gives at least four back */
 /* Moves at most batch bytes out of one segment; *more is false when the live ratio is reached. Takes the maintenance

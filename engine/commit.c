@@ -1,9 +1,10 @@
 /*
  * Commits: a frozen batch becomes a version.
  *
- * Under eng->commits: the batch is appended to the store's own log (if it has one) and merged into the newest version,
- * which is published. Then, without the lock, the caller waits for the log; so several threads that commit share a
- * sync. What a failed log leaves behind (a version that may not survive) stops the store: no more commits.
+ * First, if a checkpoint is being made that much space waits for, the caller waits for its end. Under eng->commits the
+ * batch is appended to the store's own log (if it has one) and merged into the newest version, which is published.
+ * Then, without the lock, the caller waits for the log; so several threads that commit share a sync. What a failed log
+ * leaves behind (a version that may not survive) stops the store: no more commits.
  *
  * Ways to fail: those of the merge, nothing changed; a log that fails.
  */
@@ -90,6 +91,8 @@ static enum eng_status batch_commit(struct eng_batch *batch, uint64_t tag, const
 {
     struct eng *eng = batch->eng;
     uint64_t end;
+    if (keep)
+        store_wait_for_space(eng->store);
     pthread_mutex_lock(&eng->commits);
     enum eng_status status = commit_locked(batch, tag, expected, keep, summary, &end);
     pthread_mutex_unlock(&eng->commits);

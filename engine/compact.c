@@ -60,9 +60,14 @@ static bool worth_it(struct segments *segments, uint32_t step, uint32_t live_per
 bool compact_due(struct store *store, uint32_t live_percent)
 {
     uint32_t step;
-    pthread_mutex_lock(&store->segments.lock);
-    bool due = candidate(store, &step) != UINT32_MAX && worth_it(&store->segments, step, live_percent);
-    pthread_mutex_unlock(&store->segments.lock);
+    pthread_mutex_lock(&store->maintenance);
+    bool due = store->compactor.active; /* a victim cannot be recycled before it is done with, empty or not */
+    if (!due) {
+        pthread_mutex_lock(&store->segments.lock);
+        due = candidate(store, &step) != UINT32_MAX && worth_it(&store->segments, step, live_percent);
+        pthread_mutex_unlock(&store->segments.lock);
+    }
+    pthread_mutex_unlock(&store->maintenance);
     return due;
 }
 

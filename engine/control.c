@@ -98,7 +98,7 @@ void control_free(struct store *store, uint32_t id)
     atomic_store_explicit(&control->live, atomic_load_explicit(&control->live, memory_order_relaxed) - 1,
                           memory_order_relaxed);
     segment_release(store, segment_of(store, CONTROL_LOCATION(word)), CONTROL_UNITS(word));
-    slot_offer(store, CONTROL_LOCATION(word), CONTROL_UNITS(word));
+    slot_offer(store, CONTROL_LOCATION(word), CONTROL_UNITS(word), CONTROL_TYPE(word) == OBJECT_INNER);
 }
 
 void control_free_end(struct store *store)

@@ -28,6 +28,7 @@ void arena_init(struct arena *arena, struct store *store, bool compactor)
 {
     memset(arena, 0, sizeof *arena);
     arena->store = store;
+    arena->inner = arena;
     arena->base = store->view.base;
     arena->control = store->view.control;
     arena->dirty = store->control.dirty;
@@ -53,6 +54,11 @@ struct arena *store_arena(struct store *store, uint32_t index)
 uint64_t arena_generation(const struct arena *arena)
 {
     return arena->generation;
+}
+
+struct arena *arena_inner(const struct arena *arena)
+{
+    return arena->inner;
 }
 
 enum eng_status arena_status(const struct arena *arena)
@@ -346,7 +352,7 @@ enum eng_status store_commit(struct store *store, uint64_t tag, uint32_t root, c
     bases_keep(store);
     reap_take(store);
     store->slot_arenas = 1; /* a merge that was not split leaves the others idle, and slots with them unused */
-    for (uint32_t i = 1; i < store->arenas_count; i++)
+    for (uint32_t i = 1; i < store->writers; i++)
         store->slot_arenas += store->arenas[i].taken != 0;
     generation_keep(store);
     /* The version stands whatever comes of the frees that were put off: they stay due, and store_drop reports why. */

@@ -2,7 +2,8 @@
  * The maintenance thread: makes captured checkpoints durable and compacts.
  *
  * It sleeps until a checkpoint was captured, a segment was sealed, or a second has passed. A checkpoint comes first. It
- * then compacts in small batches while compact_due says so, and looks for a checkpoint between two batches.
+ * then compacts in small batches while compact_due says so, and looks for a checkpoint between two batches: what is
+ * broken off for one goes on after it.
  *
  * The maintenance lock is held by the compactor for one batch at a time. A mutex is not fair, so others announce
  * themselves in maintenance_wanted before they wait for it, and the compactor stands back as long as somebody does.
@@ -88,6 +89,7 @@ static void maintenance_compact(struct store *store, bool idle, uint64_t *looked
             nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
         pthread_mutex_lock(&checkpoint->lock);
     }
+    checkpoint->hint |= due && more; /* broken off for a checkpoint: goes on after it */
 }
 
 static void *maintenance_run(void *context)

@@ -147,9 +147,9 @@ static struct set build_inner(struct merger *m, unsigned depth, unsigned child_d
 {
     size_t bytes = inner_bytes((unsigned)count, child_depth - depth);
     uint32_t id;
-    struct inner *inner = (struct inner *)store_alloc(m->arena, OBJECT_INNER, bytes, &id);
+    struct inner *inner = (struct inner *)store_alloc(arena_inner(m->arena), OBJECT_INNER, bytes, &id);
     if (!inner)
-        merge_fail(m, arena_status(m->arena));
+        merge_fail(m, arena_status(arena_inner(m->arena)));
     inner->zero = 0;
     inner->zero2 = 0;
     inner->bytes = (uint32_t)bytes;

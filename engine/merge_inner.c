@@ -132,9 +132,9 @@ struct digest_cache *inner_cache(struct merger *m, struct inner *inner, bool *fr
 
 static struct inner *inner_alloc(struct merger *m, size_t bytes, uint32_t *id)
 {
-    struct inner *inner = (struct inner *)store_alloc(m->arena, OBJECT_INNER, bytes, id);
+    struct inner *inner = (struct inner *)store_alloc(arena_inner(m->arena), OBJECT_INNER, bytes, id);
     if (!inner)
-        merge_fail(m, arena_status(m->arena));
+        merge_fail(m, arena_status(arena_inner(m->arena)));
     inner->zero = 0;
     inner->zero2 = 0;
     inner->bytes = (uint32_t)bytes;

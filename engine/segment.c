@@ -3,7 +3,8 @@
  *
  * The file state/segments is mapped once; segment n is bytes [n * size, (n + 1) * size). Its first 4 KiB are the
  * header. An arena takes a free segment and fills it from the front; when the next object does not fit, the segment is
- * sealed and never written again until it is recycled.
+ * sealed and never written again until it is recycled. A writer has two arenas where segments are not tiny: one for
+ * inner nodes, which all reads pass and which together stay in the caches of memory and of addresses, one for the rest.
  *
  * live counts the units of live objects. It falls by one atomic subtraction an object; who brings it to zero in a
  * sealed segment puts the segment on the list of empty ones, stamped with the epoch. An empty segment is free again

@@ -4,7 +4,7 @@
 
 #include "store_internal.h"
 
-void slot_offer(struct store *store, uint64_t location, uint32_t units)
+void slot_offer(struct store *store, uint64_t location, uint32_t units, bool inner)
 {
     if (units > SLOT_UNITS_MAX || store->undoing)
         return;
@@ -15,9 +15,10 @@ void slot_offer(struct store *store, uint64_t location, uint32_t units)
         return;
     /* The arenas do not share the work evenly: of two in turn the one that has fewer. */
     uint32_t turn = store->slot_turn++ % store->slot_arenas, other = (turn + 1) % store->slot_arenas;
-    struct slot_list *list = &store->arenas[turn].slots[units];
-    if (store->arenas[other].slots[units].count < list->count)
-        list = &store->arenas[other].slots[units];
+    struct slot_list *list = &(inner ? store->arenas[turn].inner : &store->arenas[turn])->slots[units],
+                     *second = &(inner ? store->arenas[other].inner : &store->arenas[other])->slots[units];
+    if (second->count < list->count)
+        list = second;
     if (list->count == list->capacity) {
         uint32_t capacity = list->capacity ? 2 * list->capacity : 64;
         if (capacity > SLOTS_PER_SIZE)

@@ -5,8 +5,9 @@
  * from segments that were opened after the last capture, and a capture forgets all slots. The object that was there is
  * reachable from no kept or pinned version, so no reader can be looking at it.
  *
- * Slots are kept by exact size, some for each arena. A slot is stale if its segment was emptied since (the serial
- * number changed) or is being retired for the compactor; stale ones are dropped when they come up.
+ * Slots are kept by exact size, some for each arena; places of inner nodes go back to the arenas of inner nodes. A slot
+ * is stale if its segment was emptied since (the serial number changed) or is being retired for the compactor; stale
+ * ones are dropped when they come up.
  *
  * Who calls what: slot_offer and slots_forget between generations by the committing thread; slot_take by the arena's
  * thread within one. The compactor retires a segment and waits until the generation open at that time is closed
@@ -34,7 +35,7 @@ struct slot_list {
 struct arena;
 
 /* An object of units at location was freed; segment_release was called. */
-void slot_offer(struct store *store, uint64_t location, uint32_t units);
+void slot_offer(struct store *store, uint64_t location, uint32_t units, bool inner);
 void slots_forget(struct store *store);
 void slots_free(struct arena *arena);
 /* A place for units or a little more; 0: none. *got is its size. Counts it as live. */

@@ -83,7 +83,7 @@ static enum eng_status store_make(const struct store_options *options, struct st
     store->magic = STORE_MAGIC;
     store->disk = options->disk;
     store->dir = strdup(options->dir);
-    store->arenas_count = options->arenas;
+    store->writers = store->arenas_count = options->arenas;
     store->slot_arenas = 1;
     store->background = options->background;
     store->protect = options->protect;
@@ -110,11 +110,15 @@ static enum eng_status store_make(const struct store_options *options, struct st
 
 static enum eng_status arenas_make(struct store *store)
 {
+    if ((uint64_t)store->segments.units * UNIT_BYTES >= INNER_APART_SEGMENT_BYTES)
+        store->arenas_count = 2 * store->writers;
     store->arenas = aligned_alloc(64, store->arenas_count * sizeof *store->arenas);
     if (!store->arenas)
         return eng_fail(ENG_NO_MEMORY, "%s: %u arenas: out of memory", store->dir, store->arenas_count);
     for (uint32_t i = 0; i < store->arenas_count; i++)
         arena_init(&store->arenas[i], store, false);
+    for (uint32_t i = store->writers; i < store->arenas_count; i++)
+        store->arenas[i - store->writers].inner = &store->arenas[i];
     arena_init(&store->compactor.arena, store, true);
     arena_init(&store->hot.arena, store, true);
     return ENG_OK;

@@ -209,6 +209,8 @@ uint64_t arena_generation(const struct arena *arena);
  * set and VERIFIED. NULL: ENG_FULL, ENG_NO_IDS or ENG_TOO_LARGE (over the segment size), eng_error() says which;
  * nothing changed. The content may be written until store_commit. Never moves before that. */
 struct object *store_alloc(struct arena *arena, enum object_type type, size_t bytes, uint32_t *id);
+/* The arena for inner nodes of whoever allocates in this one (segment.c); perhaps the same. */
+struct arena *arena_inner(const struct arena *arena);
 /* The status of the last NULL of store_alloc. */
 enum eng_status arena_status(const struct arena *arena);
 
@@ -305,9 +307,13 @@ ENG_MUST_CHECK enum eng_status store_checkpoint(struct store *store, const void 
 ENG_MUST_CHECK enum eng_status store_write_back(struct store *store);
 /* True while one is being made. A failed one makes this and every later checkpoint call return its error. */
 bool store_checkpoint_running(struct store *store);
-/* Would a checkpoint give much space back? Empty segments that only wait for the next one are more than a quarter of
+/* Would a checkpoint give much space back? Empty segments that only wait for the next one are more than a sixth of
  * what is live. By the committing thread, when none is running; O(empty segments) at most. */
 bool store_checkpoint_wanted(struct store *store);
+/* Returns at once, unless a checkpoint is running and the empty segments that wait for it or the next one are more than
+ * a third of what is live: then when it has ended. Before a commit, by a thread that holds no lock and no generation.
+ */
+void store_wait_for_space(struct store *store);
 /* app_state of the checkpoint the store was opened from; length 0 for a new store. */
 size_t store_app_state(const struct store *store, void *bytes, size_t max);
 /* app_state length and number of the newest durable checkpoint (advances while running). */

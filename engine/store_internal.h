@@ -42,7 +42,8 @@ struct store {
     uint64_t magic;
     struct disk *disk;
     char *dir;
-    uint32_t arenas_count;
+    uint32_t arenas_count; /* of each writer, then perhaps as many for inner nodes */
+    uint32_t writers;
     bool background, protect;
 
     struct segments segments;

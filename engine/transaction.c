@@ -152,6 +152,7 @@ enum eng_status eng_transaction_commit(struct eng_batch *batch, uint64_t *tag, s
         return status;
     struct eng_snapshot *head = NULL;
     uint64_t end = 0;
+    store_wait_for_space(eng->store);
     pthread_mutex_lock(&eng->commits);
     status = eng_snapshot_open(eng, batch->root_index, ENG_HEAD, &head);
     if (status == ENG_OK)

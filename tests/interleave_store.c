@@ -337,7 +337,7 @@ static void make_store(bool membarrier)
     memset(store, 0, sizeof *store);
     store->magic = STORE_MAGIC;
     store->dir = strdup("model");
-    store->arenas_count = store->slot_arenas = 1;
+    store->writers = store->arenas_count = store->slot_arenas = 1;
     store->counter = store->closed = store->opened = 4;
     store->checkpoint.durable = 1;
     store->arenas = aligned_alloc(64, sizeof *store->arenas);

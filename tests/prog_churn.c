@@ -299,7 +299,7 @@ static void upkeep(uint64_t *logged)
 /* ---- what is counted ---- */
 
 /* Segments that are neither free, nor being filled, nor hold exactly what the control table says. */
-static uint64_t lost_segments(void)
+static uint64_t lost_segments(bool tell)
 {
     struct store *store = churn.eng->store;
     uint64_t *units = calloc(store->segments.total, sizeof *units), lost = 0, filled = 0;
@@ -325,11 +325,20 @@ static uint64_t lost_segments(void)
         bool good = free_one   ? listed[n] == 1 && units[n] == 0
                     : open_one ? !listed[n]
                                : segment->state == SEGMENT_SEALED && !listed[n] && units[n] > 0;
-        lost += !good || units[n] != atomic_load(&segment->live);
+        if (!good || units[n] != atomic_load(&segment->live)) {
+            lost++;
+            if (tell)
+                fprintf(stderr, "segment %u: state %d, %s%llu units live, %llu in the control table, listed %d times\n",
+                        n, segment->state, segment->compacting ? "being compacted, " : "",
+                        (unsigned long long)atomic_load(&segment->live), (unsigned long long)units[n], listed[n]);
+        }
         filled += open_one;
     }
-    if (filled > store->arenas_count + 1u)
+    if (filled > store->arenas_count + 1u) {
         lost += filled - store->arenas_count - 1;
+        if (tell)
+            fprintf(stderr, "%llu segments are being filled\n", (unsigned long long)filled);
+    }
     pthread_mutex_unlock(&store->segments.lock);
     pthread_mutex_unlock(&store->maintenance);
     free(listed);
@@ -344,11 +353,11 @@ static bool audit(const char *when)
         OK(eng_checkpoint(churn.eng, NULL, 0, true));
     OK(store_reap(churn.eng->store, UINT64_MAX, NULL));
     OK(store_audit(churn.eng->store, &leaked, &missing));
-    uint64_t lost = lost_segments();
+    uint64_t lost = lost_segments(false);
     for (int i = 0; lost && i < 50; i++) { /* the compactor may be between two batches of a segment */
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
         OK(eng_checkpoint(churn.eng, NULL, 0, true));
-        lost = lost_segments();
+        lost = lost_segments(i == 49);
     }
     printf("%s: %llu ids leaked, %llu missing, %llu of %u segments lost\n", when, (unsigned long long)leaked,
            (unsigned long long)missing, (unsigned long long)lost, churn.eng->store->segments.total);

@@ -447,13 +447,23 @@ START_TEST(stuck_reader)
 }
 END_TEST
 
-/* Space that only waits for the next checkpoint calls for it, and comes back with it. */
+static _Atomic bool went_on;
+
+static void *wait_for_space(void *context)
+{
+    store_wait_for_space(context);
+    atomic_store(&went_on, true);
+    return NULL;
+}
+
+/* Space that only waits for the next checkpoint calls for it, and comes back with it; so much of it that commits wait
+ * while one is running, and only then. */
 START_TEST(checkpoint_is_wanted)
 {
     MODEL_OK(store_open(&options, &store));
     uint64_t born = begin(0);
-    uint32_t ids[200];
-    for (uint32_t i = 0; i < 200; i++)
+    uint32_t ids[240];
+    for (uint32_t i = 0; i < 240; i++)
         ids[i] = alloc(2000, i);
     commit(1, ids[0]);
     checkpoint(1);
@@ -462,20 +472,37 @@ START_TEST(checkpoint_is_wanted)
     (void)begin(0);
     for (uint32_t i = 0; i < 48; i++) /* six segments: too few to ask for one */
         store_kill(store_arena(store, 0), ids[i], born);
-    commit(2, ids[199]);
+    commit(2, ids[239]);
     ck_assert(!store_unchanged(store));
     MODEL_OK(store_drop(store, 0, 1));
     ck_assert(!store_checkpoint_wanted(store));
     (void)begin(0);
-    for (uint32_t i = 48; i < 120; i++)
+    for (uint32_t i = 48; i < 192; i++)
         store_kill(store_arena(store, 0), ids[i], born);
-    commit(3, ids[199]);
+    commit(3, ids[239]);
     MODEL_OK(store_drop(store, 0, 2));
     ck_assert(store_checkpoint_wanted(store));
+    store_wait_for_space(store); /* none is running */
+    struct checkpoint *running = &store->checkpoint;
+    pthread_t thread;
+    atomic_store(&running->running, true);
+    atomic_store(&went_on, false);
+    ck_assert_int_eq(pthread_create(&thread, NULL, wait_for_space, store), 0);
+    usleep(20000);
+    ck_assert(!atomic_load(&went_on));
+    pthread_mutex_lock(&running->lock);
+    atomic_store(&running->running, false);
+    pthread_cond_broadcast(&running->changed);
+    pthread_mutex_unlock(&running->lock);
+    pthread_join(thread, NULL);
+    ck_assert(atomic_load(&went_on));
     struct store_statistics before, after;
     store_stats(store, &before);
     checkpoint(2);
     ck_assert(!store_checkpoint_wanted(store));
+    atomic_store(&running->running, true);
+    store_wait_for_space(store); /* nothing waits for it */
+    atomic_store(&running->running, false);
     pthread_mutex_lock(&store->segments.lock);
     segments_reclaim(store);
     pthread_mutex_unlock(&store->segments.lock);
@@ -584,6 +611,38 @@ START_TEST(compact_leaves_open_generation)
 }
 END_TEST
 
+/* A victim begun and then emptied by frees is given back, though nothing else is worth compacting. */
+START_TEST(compact_ends_what_it_began)
+{
+    MODEL_OK(store_open(&options, &store));
+    uint64_t born = begin(0);
+    uint32_t ids[32];
+    for (uint32_t i = 0; i < 32; i++)
+        ids[i] = alloc(2000, i);
+    commit(1, ids[0]);
+    (void)begin(0);
+    for (uint32_t i = 0; i < 8; i++) /* the first segment but for its last object, which is moved last */
+        if (i != 6)
+            store_kill(store_arena(store, 0), ids[i], born);
+    commit(2, ids[6]);
+    MODEL_OK(store_drop(store, 0, 1));
+    uint64_t moved;
+    bool more;
+    MODEL_OK(compact_batch(store, 50, 0, &moved, &more));
+    ck_assert(more && store->compactor.active);
+    uint32_t victim = store->compactor.victim;
+    (void)begin(0);
+    store_kill(store_arena(store, 0), ids[6], born);
+    commit(3, ids[20]);
+    MODEL_OK(store_drop(store, 0, 2));
+    ck_assert_uint_eq(atomic_load(&store->segments.table[victim].live), 0);
+    ck_assert_int_eq(store->segments.table[victim].state, SEGMENT_SEALED);
+    MODEL_OK(store_maintain(store));
+    ck_assert(!store->compactor.active);
+    ck_assert_int_ne(store->segments.table[victim].state, SEGMENT_SEALED);
+}
+END_TEST
+
 START_TEST(shrink_and_stats)
 {
     MODEL_OK(store_open(&options, &store));
@@ -632,6 +691,7 @@ int main(void)
     tcase_add_test(unit, checkpoint_is_wanted);
     tcase_add_test(unit, compact_is_durable);
     tcase_add_test(unit, compact_leaves_open_generation);
+    tcase_add_test(unit, compact_ends_what_it_began);
     tcase_add_test(unit, shrink_and_stats);
     tcase_set_timeout(unit, 60);
     suite_add_tcase(suite, unit);

@@ -158,10 +158,13 @@ ENG_MUST_CHECK enum eng_status eng_batch_each(struct eng_batch *batch,
                                                                       size_t key_bytes, const struct eng_value *value),
                                               void *context);
 
-/* Merges a frozen batch into the newest version of its root and publishes the result under tag. Blocks for the merge.
- * ENG_FULL, ENG_NO_IDS, ENG_NO_MEMORY, ENG_DAMAGED: nothing changed, nothing published, the batch may be committed
- * again; with ENG_DURABLE_FSYNC it is in the log by then, so the store takes no more commits and the next open merges
- * it. ENG_IO (ENG_DURABLE_FSYNC: the log failed): the store takes no more commits. summary may be NULL. */
+/* Merges a frozen batch into the newest version of its root and publishes the result under tag. Blocks for the merge,
+ * and for the end of a checkpoint that is being made if space waits for it or the next one that comes to more than a
+ * third of what is live. ENG_FULL, ENG_NO_IDS, ENG_NO_MEMORY, ENG_DAMAGED: nothing changed, nothing published, the
+ * batch may be committed again; with ENG_DURABLE_FSYNC it is in the log by then, so the store takes no more commits
+ * and the next open merges it. ENG_IO (ENG_DURABLE_FSYNC: the log failed): the store takes no more commits. summary
+ * may be NULL.
+ */
 ENG_MUST_CHECK enum eng_status eng_commit(struct eng_batch *batch, uint64_t tag, struct eng_summary *summary);
 /* The same, but publishes only if the resulting summary is the expected one; otherwise ENG_CONFLICT, nothing changed,
  * *summary is what it would have been. How a follower recomputes a root before anybody can see it. */
@@ -337,7 +340,7 @@ ENG_MUST_CHECK enum eng_status eng_path(struct eng_snapshot *snapshot, const uin
 ENG_MUST_CHECK enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes,
                                               bool wait);
 bool eng_checkpoint_running(struct eng *eng);
-/* So much space waits for the next checkpoint (more than a quarter of what is live, and eight segments) that it should
+/* So much space waits for the next checkpoint (more than a sixth of what is live, and eight segments) that it should
  * be made now, however little was committed since the last. A store with a log of its own makes it by itself. */
 bool eng_checkpoint_wanted(struct eng *eng);
 /* app_state of the checkpoint this start began from; returns its length, 0 for a new store. */

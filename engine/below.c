@@ -1,4 +1,4 @@
-/* What the object store must know of nodes to free trees lazily (struct store_shape). */
+/* What the object store must know of nodes: to free trees lazily, to move them (struct store_shape). */
 #include "digest_cache.h"
 #include "merge.h"
 
@@ -40,6 +40,23 @@ static void node_tree(const struct object *object, uint32_t *base, uint64_t *sin
     *since = tree->since;
 }
 
+static uint32_t node_misplaced(struct store *store, const struct object *object, struct object *copy, uint32_t *said)
+{
+    *said = 0;
+    if (object->type != OBJECT_INNER)
+        return 0;
+    const struct inner *inner = (const struct inner *)(const void *)object;
+    uint32_t wrong = 0;
+    *said = inner->branches;
+    for (unsigned i = 0; i < inner->branches; i++) {
+        uint32_t place = store_place(store, inner_child(inner)[i]);
+        wrong += place != inner_place(inner)[i];
+        if (copy)
+            inner_place((const struct inner *)(const void *)copy)[i] = place;
+    }
+    return wrong;
+}
+
 static void node_forget(void *context, uint32_t id)
 {
     struct cache_table *caches = context;
@@ -52,5 +69,6 @@ static void node_forget(void *context, uint32_t id)
 
 struct store_shape tree_store_shape(struct cache_table *caches)
 {
-    return (struct store_shape){.below = node_below, .tree = node_tree, .forget = node_forget, .context = caches};
+    return (struct store_shape){
+        .below = node_below, .tree = node_tree, .misplaced = node_misplaced, .forget = node_forget, .context = caches};
 }

@@ -40,7 +40,8 @@ struct compactor {
     bool active;
     bool from_end; /* victims are the last segments, to shorten the file */
     uint32_t victim, position;
-    _Atomic uint64_t moved; /* bytes */
+    _Atomic uint64_t moved;    /* bytes */
+    _Atomic uint64_t orphaned; /* nodes moved since store_compact_parents: their parents may say they are elsewhere */
 };
 
 ENG_MUST_CHECK enum eng_status checkpoint_init(struct store *store);

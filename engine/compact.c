@@ -17,6 +17,11 @@
  * The walk may lead astray in a segment that was filled before a crash, where dead objects were not all written: then
  * the remaining live objects are found by looking through the control table.
  *
+ * An inner node says where its children lay when it was written (node.h): a guess that lets a read ask for a child
+ * before it has the control word. When children are moved the guess is wrong. It is put right when the parent itself is
+ * moved, and for that store_compact_parents moves the parents whose guesses are wrong: within eng_compact, and by the
+ * maintenance thread when no commit comes.
+ *
  * Work is done in batches under the maintenance lock, so that a capture never waits long. Nothing is moved while a
  * checkpoint computes checksums.
  *
@@ -29,8 +34,11 @@
 
 #include "store_internal.h"
 
-#define WORTH_MOVING_STEPS 15u /* sixteenths: fuller segments are left alone */
-#define PATIENCE_MS 30000      /* of store_compact, with an open generation or a checkpoint computing checksums */
+#define WORTH_MOVING_STEPS 15u     /* sixteenths: fuller segments are left alone */
+#define PARENTS_IDS 65536u         /* looked at before others may have the maintenance lock */
+#define PARENTS_BYTES (512u << 10) /* moved before that */
+#define PARENTS_LEVELS 4           /* rounds in which parents are put right */
+#define PATIENCE_MS 30000          /* of store_compact, with an open generation or a checkpoint computing checksums */
 
 /* The segment to compact next; UINT32_MAX: none, or its newest objects are of a generation that is open. Needs
  * segments.lock. */
@@ -150,7 +158,11 @@ enum eng_status compact_move(struct store *store, struct arena *arena, uint32_t 
         if (status)
             return status;
     }
-    memcpy(store->view.base + arena->position * UNIT_BYTES, object, units * (size_t)UNIT_BYTES);
+    struct object *copy = (void *)(store->view.base + arena->position * UNIT_BYTES);
+    memcpy(copy, object, units * (size_t)UNIT_BYTES);
+    uint32_t said;
+    if (store->shape.misplaced && store->shape.misplaced(store, object, copy, &said))
+        copy->checksum = 0; /* the next checkpoint computes it */
     _Atomic uint64_t *live = &store->segments.table[arena->segment].live;
     atomic_fetch_add_explicit(live, units,
                               memory_order_relaxed); /* before the word names it: it may be freed at once */
@@ -166,6 +178,8 @@ enum eng_status compact_move(struct store *store, struct arena *arena, uint32_t 
             return ENG_OK;
         }
     control_mark(store->control.dirty, id);
+    if (CONTROL_TYPE(word) == OBJECT_INNER || CONTROL_TYPE(word) == OBJECT_LEAF) /* relaxed: a counter */
+        atomic_fetch_add_explicit(&store->compactor.orphaned, 1, memory_order_relaxed);
     arena->position += units;
     segment_release(store, segment_of(store, from), units);
     *moved += units * (uint64_t)UNIT_BYTES;
@@ -265,6 +279,79 @@ enum eng_status compact_batch(struct store *store, uint32_t live_percent, uint64
     }
     store_unlock_maintenance(store);
     return status;
+}
+
+/* Moves an inner node that says wrongly where its children lie. */
+static void compact_parent(struct store *store, uint32_t id, uint64_t *moved)
+{
+    uint32_t said;
+    pthread_mutex_lock(&store->control.lock); /* nobody frees an object, so that its place is given to no other */
+    /* acquire, both: partners are generation_close, and the release in store_alloc */
+    uint64_t closed = atomic_load_explicit(&store->closed, memory_order_acquire);
+    uint64_t word = atomic_load_explicit(&store->view.control[id], memory_order_acquire);
+    const struct object *object = (const void *)(store->view.base + CONTROL_LOCATION(word) * UNIT_BYTES);
+    const struct segment *segment = &store->segments.table[segment_of(store, CONTROL_LOCATION(word))];
+    bool hot =
+        atomic_load_explicit(&segment->hot, memory_order_relaxed); /* relaxed: as in segment_hot; it stays there */
+    if (word != 0 && CONTROL_TYPE(word) == OBJECT_INNER && !hot && object->generation <= closed &&
+        (word & CONTROL_VERIFIED || object_whole(object, id, word)) &&
+        store->shape.misplaced(store, object, NULL, &said) * 4 > said) {
+        enum eng_status status = compact_move(store, &store->compactor.arena, id, CONTROL_LOCATION(word), moved);
+        (void)status; /* see store_compact_parents */
+    }
+    pthread_mutex_unlock(&store->control.lock);
+}
+
+/* Some ids from *hand on, which it moves. */
+static void compact_parents_batch(struct store *store, uint64_t *hand, uint64_t next)
+{
+    uint64_t moved = 0;
+    store_lock_maintenance(store);
+    /* acquire: partner of the release in checkpoint_make */
+    bool may = !atomic_load_explicit(&store->checkpoint.checksumming, memory_order_acquire);
+    if (may) {
+        /* acquire: partner of the release in generation_close */
+        store->compactor.arena.generation = atomic_load_explicit(&store->closed, memory_order_acquire);
+        for (uint32_t seen = 0; *hand < next && seen < PARENTS_IDS && moved < PARENTS_BYTES; seen++, ++*hand) {
+            /* relaxed: compact_parent loads it again */
+            uint64_t word = atomic_load_explicit(&store->view.control[*hand], memory_order_relaxed);
+            if (word != 0 && CONTROL_TYPE(word) == OBJECT_INNER)
+                compact_parent(store, (uint32_t)*hand, &moved);
+        }
+    }
+    atomic_fetch_add_explicit(&store->compactor.moved, moved, memory_order_relaxed);
+    store_unlock_maintenance(store);
+    if (!may)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    while (atomic_load_explicit(&store->maintenance_wanted, memory_order_relaxed))
+        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+}
+
+void store_compact_parents(struct store *store, const _Atomic bool *stop)
+{
+    assert(store->magic == STORE_MAGIC);
+    /* relaxed, all: counters and a flag */
+    if (!store->shape.misplaced || !atomic_load_explicit(&store->compactor.orphaned, memory_order_relaxed))
+        return;
+    atomic_store_explicit(&store->compactor.orphaned, 0, memory_order_relaxed);
+    /* Children first: an inner node is the child of another, which may have been passed. Levels are few, and each time
+     * fewer nodes are wrong. */
+    for (int level = 0; level < PARENTS_LEVELS; level++) {
+        uint64_t hand = 1, before = atomic_load_explicit(&store->compactor.moved, memory_order_relaxed);
+        pthread_mutex_lock(&store->control.lock);
+        uint64_t next = store->control.next;
+        pthread_mutex_unlock(&store->control.lock);
+        while (hand < next) {
+            if (stop && atomic_load_explicit(stop, memory_order_relaxed)) {
+                atomic_fetch_add_explicit(&store->compactor.orphaned, 1, memory_order_relaxed); /* to be gone on with */
+                return;
+            }
+            compact_parents_batch(store, &hand, next);
+        }
+        if (atomic_load_explicit(&store->compactor.moved, memory_order_relaxed) == before)
+            break;
+    }
+    atomic_store_explicit(&store->compactor.orphaned, 0, memory_order_relaxed);
 }
 
 static enum eng_status compact_until(struct store *store, uint32_t live_percent, uint64_t max_bytes)

@@ -274,6 +274,8 @@ static enum eng_status compact_in_place(struct eng *eng, uint32_t live_percent)
     if (status == ENG_OK)
         status = store_compact_end(eng->store);
     if (status == ENG_OK)
+        store_compact_parents(eng->store, NULL);
+    if (status == ENG_OK)
         status = store_shrink(eng->store);
     return status;
 }

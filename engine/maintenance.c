@@ -76,6 +76,8 @@ static void maintenance_compact(struct store *store, bool idle, uint64_t *looked
         *looked_ms = now;
     }
     bool due = compact_due(store, idle ? IDLE_BELOW_PERCENT : BUSY_BELOW_PERCENT);
+    if (idle && !due)
+        store_compact_parents(store, &checkpoint->running);
     pthread_mutex_lock(&checkpoint->lock);
     while (due && more && !checkpoint->stop && !atomic_load_explicit(&checkpoint->running, memory_order_relaxed)) {
         uint64_t moved;

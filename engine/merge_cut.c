@@ -172,7 +172,7 @@ static struct set build_inner(struct merger *m, unsigned depth, unsigned child_d
         const struct branch *b = &branches[i];
         inner_start(inner)[i] = b->start;
         inner_log2(inner)[i] = b->log2;
-        inner_child(inner)[i] = b->id;
+        inner_set_child(m->store, inner, (unsigned)i, b->id);
         int before = i ? branches[i - 1].old : -1;
         bool follows = old && b->old >= 0 && (i == 0 ? b->old == 0 : b->old == before + 1 && before >= 0);
         bool last = !old || (i + 1 == count && (uint32_t)b->old + 1u != old->branches);

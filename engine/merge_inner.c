@@ -194,7 +194,7 @@ static struct set replace_children(struct merger *m, struct inner *inner, struct
         unsigned b = (unsigned)group->branch;
         uint32_t child = group->set.kind == SET_NODE ? group->set.id
                                                      : build_leaf(m, group->set.entries, group->set.count, child_depth);
-        inner_child(copy)[b] = child;
+        inner_set_child(m->store, copy, b, child);
         mark(dirty, b);
         fresh[b] = &merge_read(m, child)->summary;
     }

@@ -7,7 +7,8 @@
  *              u8 cache[count-1][32] up to bytes
  *       entry  u16 suffix bytes | u16 form (tag 2 bits, outside 1 bit, stored bytes 13 bits) | suffix | stored
  *   inner  96  u16 branches | u16 depth | u16 prefix bytes | u8 own | u8 0 | u32 bytes | u32 0
- *         112  u8 start[branches] | u8 log2[branches] | (to 4) | u32 child[branches] | prefix
+ *         112  u8 start[branches] | u8 log2[branches] | (to 4) | u32 child[branches] |
+ *              u32 place[branches] | prefix
  *   value  24  u64 bytes | the bytes
  *   tree   24  u32 root | u32 base | u64 since | summary (64) | u32 height | u32 0
  *
@@ -261,13 +262,18 @@ static inline uint32_t *inner_child(const struct inner *inner)
 {
     return (uint32_t *)(void *)(inner_start(inner) + ((2u * inner->branches + 3u) & ~3u));
 }
+/* Where each child lay when the node was written, in units; 0: not told. Only a guess: a child may have been moved. */
+static inline uint32_t *inner_place(const struct inner *inner)
+{
+    return inner_child(inner) + inner->branches;
+}
 static inline uint8_t *inner_prefix(const struct inner *inner)
 {
-    return (uint8_t *)(inner_child(inner) + inner->branches);
+    return (uint8_t *)(inner_place(inner) + inner->branches);
 }
 static inline size_t inner_bytes(unsigned branches, unsigned prefix_bytes)
 {
-    return sizeof(struct inner) + ((2u * branches + 3u) & ~3u) + 4u * branches + prefix_bytes;
+    return sizeof(struct inner) + ((2u * branches + 3u) & ~3u) + 8u * branches + prefix_bytes;
 }
 /* Key bytes above the children. */
 static inline unsigned inner_child_depth(const struct inner *inner)
@@ -334,6 +340,12 @@ static inline unsigned branches_part(const uint8_t *start, unsigned own, unsigne
             a = mid;
     }
     return a;
+}
+
+static inline void inner_set_child(struct store *store, struct inner *inner, unsigned branch, uint32_t id)
+{
+    inner_child(inner)[branch] = id;
+    inner_place(inner)[branch] = store_place(store, id);
 }
 
 static inline struct node *store_node(struct store *store, uint32_t id)

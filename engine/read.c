@@ -59,18 +59,20 @@ static inline bool sampled(struct store *store)
 #define GET_LEAF_LINES 12u
 /* The same of an inner node, and of either where many reads share the memory's attention: the object header (the first
  * line) is not looked at, its type is in the control word. */
-#define GET_INNER_LINES 2u
+#define GET_INNER_LINES 3u
 #define MANY_LEAF_LINES 3u
+#define MANY_INNER_LINES 2u
 
 enum eng_status tree_get(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes,
                          struct tree_value *value)
 {
     uint8_t hash = key_hash(key, key_bytes);
     const bool touch = sampled(store);
+    uint32_t place = 0;
     for (uint32_t id = root; id;) {
         /* the type is in the control word: the first line of a node is not touched on the way */
         enum object_type type;
-        const struct node *node = (const struct node *)store_object_type(store, id, &type);
+        const struct node *node = (const struct node *)store_object_placed(store, id, place, &type);
         if (!node)
             return ENG_DAMAGED;
         if (__builtin_expect(touch, 0))
@@ -92,6 +94,7 @@ enum eng_status tree_get(struct store *store, uint32_t root, const uint8_t *key,
         if (branch < 0)
             return ENG_NOT_FOUND;
         id = inner_child(inner)[branch];
+        place = inner_place(inner)[branch];
     }
     return ENG_NOT_FOUND;
 }
@@ -125,7 +128,7 @@ enum eng_status tree_get_many(struct store *store, uint32_t root, size_t count, 
                 if (__builtin_expect(touch >> i & 1, 0))
                     store_touch(store, id[i]);
                 prefetch_node((const uint8_t *)node[i] + 64,
-                              type[i] == OBJECT_LEAF ? MANY_LEAF_LINES : GET_INNER_LINES);
+                              type[i] == OBJECT_LEAF ? MANY_LEAF_LINES : MANY_INNER_LINES);
                 state[i] = NODE;
                 break;
             case NODE:

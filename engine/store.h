@@ -94,18 +94,20 @@ struct store_options {
 };
 
 /* What the store must know of nodes, told by the tree. */
+struct store;
 struct store_shape {
     /* Calls each for every id an object names: children of nodes, values and subtrees of leaves, the root of a
      * subtree. */
     void (*below)(const struct object *object, void (*each)(void *context, uint32_t id), void *context);
     /* Of an OBJECT_TREE: its base (0: none) and since when it has one. */
     void (*tree)(const struct object *object, uint32_t *base, uint64_t *since);
+    /* How many of those an object names lie elsewhere than it says; *said: of how many it says where they lie. copy
+     * (may be NULL), which is not published yet, is put right. */
+    uint32_t (*misplaced)(struct store *store, const struct object *object, struct object *copy, uint32_t *said);
     /* An id is about to be freed by store_reap: caches keyed by it must go. */
     void (*forget)(void *context, uint32_t id);
     void *context;
 };
-
-struct store;
 
 /* What store_drop, recovery and statistics see of a version. */
 struct store_version {
@@ -165,6 +167,30 @@ static inline struct object *store_object_type(struct store *store, uint32_t id,
     if (__builtin_expect(!(word & CONTROL_VERIFIED), 0))
         return store_object_check(store, id, word);
     return (struct object *)(void *)(store_view(store)->base + CONTROL_LOCATION(word) * 64);
+}
+/* The same where its parent says where it lay (0: not told). Its bytes are asked for there at once, while the control
+ * word, which must agree, is on its way: the processor goes on on the guess that it does. */
+static inline struct object *store_object_placed(struct store *store, uint32_t id, uint32_t place,
+                                                 enum object_type *type)
+{
+    /* acquire: as in store_object */
+    uint64_t word = atomic_load_explicit(&store_view(store)->control[id], memory_order_acquire);
+    struct object *object = (struct object *)(void *)(store_view(store)->base + place * 64ull);
+    __asm__("" : "+r"(object)); /* not to be computed from the word, which it would have to wait for */
+    *type = CONTROL_TYPE(word);
+    if (__builtin_expect(!(word & CONTROL_VERIFIED), 0))
+        return store_object_check(store, id, word);
+    if (__builtin_expect(CONTROL_LOCATION(word) != place, 0)) {
+        __asm__ volatile(""); /* a branch, not a choice between two values, which would wait for the word as well */
+        object = (struct object *)(void *)(store_view(store)->base + CONTROL_LOCATION(word) * 64);
+    }
+    return object;
+}
+/* Where an object lies now, as its parent notes it; 0 beyond 256 GB. */
+static inline uint32_t store_place(struct store *store, uint32_t id)
+{
+    uint64_t location = CONTROL_LOCATION(atomic_load_explicit(&store_view(store)->control[id], memory_order_relaxed));
+    return location <= UINT32_MAX ? (uint32_t)location : 0;
 }
 static inline void store_prefetch_control(struct store *store, uint32_t id)
 {
@@ -326,6 +352,11 @@ ENG_MUST_CHECK enum eng_status store_compact(struct store *store, uint32_t live_
 /* Moves what lives in the last segments to free places before them, so that store_shrink can shorten the file. What a
  * checkpoint needs is given free by the next one. */
 ENG_MUST_CHECK enum eng_status store_compact_end(struct store *store);
+/* Moves the nodes that say wrongly of more than a quarter of their children where these lie, since they were moved, and
+ * so puts that right. What is not done (no space, a damaged node, *stop: NULL or a flag that ends it early) stays
+ * wrong, which costs a read a wait and nothing else. Called by the maintenance thread when no commit came for a second;
+ * otherwise as store_compact. */
+void store_compact_parents(struct store *store, const _Atomic bool *stop);
 /* Nothing was committed or dropped since the newest checkpoint was captured. By the committing thread. */
 bool store_unchanged(const struct store *store);
 /* Makes the file as short as whole segments allow, at least live_percent of what is left in use live: moves objects,

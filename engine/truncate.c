@@ -35,6 +35,8 @@ static enum eng_status round_move(struct store *store, uint32_t live_percent)
         moved = store_compact(store, live_percent, UINT64_MAX);
     if (status == ENG_OK && (moved == ENG_OK || moved == ENG_DAMAGED))
         status = store_compact_end(store);
+    if (status == ENG_OK)
+        store_compact_parents(store, NULL);
     return status == ENG_OK ? moved : status;
 }
 

@@ -320,7 +320,10 @@ enum eng_status tree_shape(struct store *store, uint32_t root, struct tree_shape
                 shape->inner_object_bytes += 64u * inner->node.object.units;
             }
             if (stack[top].next < inner->branches) {
-                uint32_t child = inner_child(inner)[stack[top].next++];
+                unsigned branch = stack[top].next++;
+                uint32_t child = inner_child(inner)[branch];
+                shape->children++;
+                shape->placed += inner_place(inner)[branch] == store_place(store, child);
                 stack[++top] = (struct level){child, 0};
                 continue;
             }

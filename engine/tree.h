@@ -63,6 +63,7 @@ ENG_MUST_CHECK enum eng_status tree_check_shared(struct store *store, struct tre
 
 /* Statistics of a tree's shape. */
 struct tree_shape {
+    uint64_t children, placed; /* of inner nodes; those that lie where their parents say */
     uint64_t leaves, inners, entries, leaf_object_bytes, inner_object_bytes, leaf_weight, depth_sum;
     uint32_t depth_max;
 };

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "engine_internal.h"
+#include "tree.h"
 
 #define KEYS 200000u
 #define EACH 10000u
@@ -134,6 +135,45 @@ static void check_app_state(void)
     ck_assert_mem_eq(state, app_state, sizeof app_state);
 }
 
+/* Of the children of inner nodes, the percentage that lies where their parents say. */
+static double children_placed(void)
+{
+    struct store_version head;
+    struct tree_shape shape = {0};
+    ck_assert(store_head(eng->store, 0, &head));
+    ck_assert_int_eq(tree_shape(eng->store, head.root, &shape), ENG_OK);
+    ck_assert_uint_gt(shape.children, 1000);
+    return 100.0 * (double)shape.placed / (double)shape.children;
+}
+
+/* What compaction moved is found at once again: the parents are told. */
+START_TEST(parents_know_their_children)
+{
+    struct eng_summary summary;
+    for (uint64_t n = 0; n < KEYS; n += EACH)
+        change(n, n + EACH, true);
+    ck_assert(children_placed() > 75);
+    for (uint64_t n = 0; n < KEYS; n += EACH)
+        change(n, n + EACH, false);
+    ck_assert_int_eq(eng_drop_below(eng, 0, tag), ENG_OK);
+    ck_assert_int_eq(eng_head(eng, 0, &tag, &summary), ENG_OK);
+    ck_assert_int_eq(store_shrink(eng->store), ENG_OK); /* seals what is being filled */
+    ck_assert_int_eq(store_compact(eng->store, 100, UINT64_MAX), ENG_OK);
+    ck_assert_int_eq(store_compact_end(eng->store), ENG_OK);
+    ck_assert(children_placed() < 75);
+    check_contents(&summary); /* found by the control words alone */
+    store_compact_parents(eng->store, NULL);
+    ck_assert(children_placed() > 95);
+    check_contents(&summary);
+    ck_assert_int_eq(eng_checkpoint(eng, app_state, sizeof app_state, true), ENG_OK);
+    ck_assert_int_eq(eng_compact(eng, 90), ENG_OK);
+    ck_assert(children_placed() > 75);
+    open_again(); /* the moved nodes have their checksums */
+    check_contents(&summary);
+    ck_assert(children_placed() > 75);
+}
+END_TEST
+
 START_TEST(the_file_is_truncated)
 {
     struct eng_summary summary;
@@ -186,6 +226,7 @@ int main(void)
     Suite *suite = suite_create("space");
     TCase *cases = tcase_create("compact");
     tcase_add_checked_fixture(cases, setup, teardown);
+    tcase_add_test(cases, parents_know_their_children);
     tcase_add_test(cases, the_file_is_truncated);
     tcase_add_test(cases, with_a_log_at_once);
     tcase_set_timeout(cases, 300);

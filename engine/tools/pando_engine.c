@@ -88,7 +88,10 @@ static enum eng_status print_shape(struct eng *eng, uint32_t root, const struct 
     double entries = (double)shape.entries, leaves = (double)shape.leaves;
     printf("  leaves         %" PRIu64 ", %.1f entries each, %.0f %% of the weight limit\n", shape.leaves,
            entries / leaves, 100.0 * (double)shape.leaf_weight / leaves / eng->leaf_bytes);
-    printf("  inner nodes    %" PRIu64 "\n", shape.inners);
+    printf("  inner nodes    %" PRIu64, shape.inners);
+    if (shape.children)
+        printf(", %.0f %% of their children where they say", 100.0 * (double)shape.placed / (double)shape.children);
+    printf("\n");
     printf("  depth          %.2f on average, at most %u\n", (double)shape.depth_sum / leaves, shape.depth_max);
     printf("  bytes          %" PRIu64 " in leaves, %" PRIu64 " in inner nodes, %.1f an entry\n",
            shape.leaf_object_bytes, shape.inner_object_bytes,

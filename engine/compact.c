@@ -291,8 +291,8 @@ static void compact_parent(struct store *store, uint32_t id, uint64_t *moved)
     uint64_t word = atomic_load_explicit(&store->view.control[id], memory_order_acquire);
     const struct object *object = (const void *)(store->view.base + CONTROL_LOCATION(word) * UNIT_BYTES);
     const struct segment *segment = &store->segments.table[segment_of(store, CONTROL_LOCATION(word))];
-    bool hot =
-        atomic_load_explicit(&segment->hot, memory_order_relaxed); /* relaxed: as in segment_hot; it stays there */
+    /* relaxed: as in hot.c; what is hot stays where it is locked */
+    bool hot = atomic_load_explicit(&segment->hot, memory_order_relaxed);
     if (word != 0 && CONTROL_TYPE(word) == OBJECT_INNER && !hot && object->generation <= closed &&
         (word & CONTROL_VERIFIED || object_whole(object, id, word)) &&
         store->shape.misplaced(store, object, NULL, &said) * 4 > said) {
@@ -334,8 +334,8 @@ void store_compact_parents(struct store *store, const _Atomic bool *stop)
     if (!store->shape.misplaced || !atomic_load_explicit(&store->compactor.orphaned, memory_order_relaxed))
         return;
     atomic_store_explicit(&store->compactor.orphaned, 0, memory_order_relaxed);
-    /* Children first: an inner node is the child of another, which may have been passed. Levels are few, and each time
-     * fewer nodes are wrong. */
+    /* Moving an inner node makes its own parent wrong, which may have been passed: hence rounds, as many as a tree has
+     * levels, each with fewer nodes to move. */
     for (int level = 0; level < PARENTS_LEVELS; level++) {
         uint64_t hand = 1, before = atomic_load_explicit(&store->compactor.moved, memory_order_relaxed);
         pthread_mutex_lock(&store->control.lock);

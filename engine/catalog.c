@@ -11,7 +11,8 @@
  * in place of the tag, its root, the base before it in place of the list; in the summary its number as the count, its
  * holders as the lowest word of the sum. Then one for each fall that is pending (reap.c): kind 2, its birth and death
  * in place of generation and tag, the id of the node in place of the root, its floor as the count of the summary. And
- * one for each hold that is to be given back: kind 4, birth, death, the base in place of the root. The rest is zero.
+ * one for each hold that is to be given back: kind 4, birth, death, the base in place of the root. Last one for each
+ * range of lost generations (lost.h): kind 5, from and to in place of generation and tag. The rest is zero.
  *
  * Its length and its checksum (XXH3) stand in the root slot, so the file itself has no header. A catalog is valid if
  * and only if that checksum matches; what is then still impossible (an unknown lineage, tags out of order) is damage.
@@ -30,6 +31,7 @@ enum eng_status catalog_encode(struct store *store, uint8_t **bytes, size_t *len
         count += store->versions.lineages[i].count;
     const struct reaper *reaper = &store->reaper;
     count += reaper->due_count + reaper->waiting_count + reaper->releases_count + store->bases.live;
+    count += store->lost.count;
     struct catalog_entry *entries = calloc(count + 1, sizeof *entries), *entry = entries;
     if (!entries)
         return eng_fail(ENG_NO_MEMORY, "%s: catalog of %zu versions: out of memory", store->dir, count);
@@ -74,6 +76,9 @@ enum eng_status catalog_encode(struct store *store, uint8_t **bytes, size_t *len
                                         .root = fall->id};
         entry->summary.count = fall->floor;
     }
+    for (size_t i = 0; i < store->lost.count; i++)
+        *entry++ = (struct catalog_entry){
+            .kind = CATALOG_LOST, .generation = store->lost.ranges[i].from, .tag = store->lost.ranges[i].to};
     *bytes = (uint8_t *)entries;
     *length = count * sizeof *entries;
     return ENG_OK;
@@ -116,6 +121,14 @@ static enum eng_status load_release(struct store *store, const struct catalog_en
                    .born = entry->generation, .died = entry->tag, .base = entry->root, .lineage = entry->lineage});
 }
 
+static enum eng_status load_lost(struct store *store, const struct catalog_entry *entry, const char *path, size_t at)
+{
+    enum eng_status status = lost_add(&store->lost, entry->generation, entry->tag);
+    if (status == ENG_DAMAGED)
+        return eng_fail(ENG_DAMAGED, "%s: entry at offset %zu: impossible range of generations", path, at);
+    return status ? eng_fail(status, "%s: lost generations: out of memory", path) : ENG_OK;
+}
+
 /* Entries that are no versions. */
 static enum eng_status load_other(struct store *store, const struct catalog_entry *entry, const char *path, size_t at)
 {
@@ -123,6 +136,8 @@ static enum eng_status load_other(struct store *store, const struct catalog_entr
         return load_base(store, entry, path, at);
     if (entry->kind == CATALOG_RELEASE)
         return load_release(store, entry, path, at);
+    if (entry->kind == CATALOG_LOST)
+        return load_lost(store, entry, path, at);
     return load_fall(store, entry, path, at);
 }
 

@@ -4,8 +4,8 @@
  * Every object names itself: checksum, generation, id, size, type. So the table can be made anew from the segments, by
  * looking at every multiple of 64 bytes. What is found there with a right checksum is an object as it was when some
  * checkpoint was made. Those of a generation newer than the checkpoint's are not part of it (a checkpoint that came
- * after began and did not end); of several copies of one id the one of the newest generation counts. Copies of the same
- * generation are what the compactor moved, and are the same.
+ * after began and did not end), nor are those of lost generations (lost.h); of several copies of one id the one of the
+ * newest generation counts. Copies of the same generation are what the compactor moved, and are the same.
  *
  * Whether an object was live cannot be seen from it. So the versions decide:
  *
@@ -84,7 +84,8 @@ static void scan_segment(struct store *store, uint32_t n)
     for (uint32_t at = segment_start(n); at < store->segments.units;) {
         const struct object *object = (const void *)(store->view.base + (base + at) * UNIT_BYTES);
         if (plausible(store, object, store->segments.units - at) && object->checksum == object_checksum(object)) {
-            table_put(store, object, base + at);
+            if (!lost_has(&store->lost, object->generation))
+                table_put(store, object, base + at);
             at += object->units;
         } else {
             at++;
@@ -137,6 +138,7 @@ struct walk {
     struct death *fresh; /* seen for the first time */
     size_t fresh_count, fresh_capacity;
     uint64_t *bases;        /* holders in the catalog: not 0, it is there */
+    uint64_t newest;        /* generation of what names the objects at hand: nothing younger is meant */
     enum eng_status status; /* ENG_DAMAGED: something that is named is not there */
 };
 
@@ -173,6 +175,13 @@ static void walk_push(void *context, uint32_t id)
             eng_fail(ENG_DAMAGED, "%s: object %u is missing", disk_file_path(walk->store->segments.file), id);
         return;
     }
+    const struct object *object =
+        store_object(walk->store, id); /* all are verified: they were found by their checksum */
+    if (object->generation > walk->newest) {
+        walk->status = eng_fail(ENG_DAMAGED, "%s: object %u: not the one that is meant, which is missing",
+                                disk_file_path(walk->store->segments.file), id);
+        return;
+    }
     if (is_seen(walk, id))
         return; /* and all below it */
     walk->status = grow(walk->store, (void **)&walk->stack, &walk->capacity, walk->count, sizeof *walk->stack);
@@ -183,17 +192,20 @@ static void walk_push(void *context, uint32_t id)
         return;
     walk->seen[id >> 3] |= (uint8_t)(1u << (id & 7));
     walk->stack[walk->count++] = id;
-    const struct object *object =
-        store_object(walk->store, id); /* all are verified: they were found by their checksum */
     walk->fresh[walk->fresh_count++] = (struct death){.born = object->generation, .id = id};
 }
 
-static void walk_from(struct walk *walk, uint32_t id)
+/* newest: the generation of what names it. */
+static void walk_from(struct walk *walk, uint32_t id, uint64_t newest)
 {
+    walk->newest = newest;
     if (id)
         walk_push(walk, id);
-    while (walk->count && walk->status == ENG_OK)
-        walk->store->shape.below(store_object(walk->store, walk->stack[--walk->count]), walk_push, walk);
+    while (walk->count && walk->status == ENG_OK) {
+        const struct object *object = store_object(walk->store, walk->stack[--walk->count]);
+        walk->newest = object->generation;
+        walk->store->shape.below(object, walk_push, walk);
+    }
     walk->count = 0;
 }
 
@@ -208,7 +220,7 @@ static enum eng_status keep_falls(struct walk *walk)
         size_t before = walk->fresh_count;
         if (store_has_bases(walk->store, reaper->waiting[i].lineage))
             continue;
-        walk_from(walk, reaper->waiting[i].id);
+        walk_from(walk, reaper->waiting[i].id, reaper->waiting[i].born);
         if (walk->status == ENG_OK) {
             reaper->waiting[kept++] = reaper->waiting[i];
         } else if (walk->status == ENG_DAMAGED) {
@@ -268,7 +280,7 @@ static enum eng_status hold_bases(struct walk *walk, size_t from)
             struct base *b = &bases->table[base - 1];
             first = b->holders++ == 0;
             if (first)
-                walk_from(walk, b->root);
+                walk_from(walk, b->root, b->floor);
             base = b->before; /* which it holds in its turn */
         }
     }
@@ -318,7 +330,7 @@ static enum eng_status walk_versions(struct walk *walk, struct span *spans, size
         for (size_t i = line->count; i-- > 0;) {
             struct version *version = &line->versions[line->first + i];
             size_t from = walk->fresh_count;
-            walk_from(walk, version->seen.root);
+            walk_from(walk, version->seen.root, version->seen.generation);
             if (walk->status == ENG_OK && had_bases(walk, lineage))
                 walk->status = hold_bases(walk, from);
             if (walk->status != ENG_OK)

@@ -334,13 +334,18 @@ static enum eng_status root_choose(struct store *store, const struct store_optio
     return status;
 }
 
-/* A start number nobody used before. */
+/* A start number nobody used before. What was made after the checkpoint until now is lost. */
 static enum eng_status start_new(struct store *store)
 {
     store->root.sequence++;
     store->root.start++;
     assert(store->root.start < 1ull << (64 - GENERATION_START_SHIFT));
-    enum eng_status status = rootslot_write(store->slots, &store->root);
+    enum eng_status status =
+        lost_add(&store->lost, store->root.generation, store->root.start << GENERATION_START_SHIFT);
+    if (status)
+        return eng_fail(status, "%s: lost generations: %s", disk_file_path(store->slots),
+                        status == ENG_DAMAGED ? "the newest checkpoint is of one" : "out of memory");
+    status = rootslot_write(store->slots, &store->root);
     if (status == ENG_OK)
         status = disk_sync(store->slots);
     return status;
@@ -369,10 +374,12 @@ enum eng_status state_load(struct store *store, const struct store_options *opti
         status = root_choose(store, options);
     if (status == ENG_OK)
         status = segments_load(store, options);
-    if (status == ENG_OK)
-        status = options->rebuild ? rebuild_table(store) : control_pages_load(store);
+    if (status == ENG_OK && !options->rebuild)
+        status = control_pages_load(store);
     if (status == ENG_OK)
         status = catalog_file_load(store);
+    if (status == ENG_OK && options->rebuild) /* it needs the catalog's lost generations */
+        status = rebuild_table(store);
     if (status == ENG_OK)
         status = disk_size(store->journal, &store->journal_file_bytes);
     if (status == ENG_OK)

@@ -5,7 +5,7 @@
 #include "control.h"
 #include "store.h"
 
-#define STATE_VERSION 3u
+#define STATE_VERSION 4u
 #define SLOT_STRIDE_BYTES 8192u
 
 struct rootslot {

@@ -55,6 +55,7 @@ static void store_release(struct store *store)
     versions_close(store);
     reap_close(store);
     bases_close(store);
+    lost_free(&store->lost);
     checkpoint_close(store);
     control_close(store);
     segments_close(store);

@@ -304,7 +304,7 @@ static enum eng_status check_catalog(struct check *check, bool deep)
          at += sizeof(struct catalog_entry)) {
         struct catalog_entry entry;
         memcpy(&entry, bytes + at, sizeof entry);
-        if (entry.kind == CATALOG_RELEASE) /* its root is the number of a base */
+        if (entry.kind == CATALOG_RELEASE || entry.kind == CATALOG_LOST) /* they name no object */
             continue;
         if (entry.lineage >= ENG_ROOTS_MAX || entry.root >= check->root.ids_next ||
             (entry.root && !check->words[entry.root]))

@@ -11,6 +11,7 @@
  *   checkpoint  what is durable          checkpoint.c, rootslot.c, journal.c, recovery.c
  *   compactor   moving                   compact.c, maintenance.c
  *   hot tier    what is read often       hot.c
+ *   lost        generations no start kept lost.c
  *
  * Locks, outer before inner: checkpoint.lock is taken alone; maintenance -> segments.lock; control.lock ->
  * segments.lock; versions.lock alone. The maintenance lock excludes the compactor, a capture, the checksum phase and
@@ -26,6 +27,7 @@
 #include "checkpoint.h"
 #include "control.h"
 #include "hot.h"
+#include "lost.h"
 #include "reader.h"
 #include "reap.h"
 #include "rootslot.h"
@@ -56,6 +58,7 @@ struct store {
     struct reaper reaper;
     struct hot hot;
     struct bases bases;
+    struct lost lost;
     struct store_shape shape; /* below NULL: none */
     pthread_mutex_t maintenance;
     _Atomic uint32_t maintenance_wanted; /* threads that wait for it: the compactor stands back */

@@ -80,9 +80,17 @@ ENG_MUST_CHECK enum eng_status list_carry(struct store *store, uint32_t list, ui
 void version_mark(struct store *store, struct lineage *line, struct version *version);
 
 /* The catalog: all versions of all lineages, as in a checkpoint. */
-enum { CATALOG_KEPT = 0, CATALOG_DROPPED = 1, CATALOG_FALL = 2, CATALOG_BASE = 3, CATALOG_RELEASE = 4, CATALOG_KINDS };
+enum {
+    CATALOG_KEPT = 0,
+    CATALOG_DROPPED = 1,
+    CATALOG_FALL = 2,
+    CATALOG_BASE = 3,
+    CATALOG_RELEASE = 4,
+    CATALOG_LOST = 5,
+    CATALOG_KINDS
+};
 struct catalog_entry {
-    uint32_t lineage, kind; /* the meaning of the rest for the last three kinds: catalog.c */
+    uint32_t lineage, kind; /* the meaning of the rest for the last four kinds: catalog.c */
     uint64_t generation, tag;
     uint32_t root, list;
     struct eng_summary summary;

@@ -398,7 +398,7 @@ START_TEST(rebuild_after_power_loss)
     disk_sim_watch(on, NULL, NULL);
     eng_close(&eng);
     disk_close(&on);
-    ck_assert_uint_gt(crashes.images, 20);
+    ck_assert_uint_gt(crashes.images, 50);
 }
 END_TEST
 

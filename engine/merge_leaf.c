@@ -19,8 +19,9 @@ struct trie {
     struct merger *m;
     struct leaf *leaf;
     const uint8_t *head;        /* key bytes above the leaf */
-    const uint16_t *dirty_upto; /* [i]: dirty entries before i */
-    const uint8_t *valid;       /* cache[g] is filled in; NULL: all */
+    const uint16_t *dirty_upto; /* [i]: dirty entries before i; NULL: one is dirty, only */
+    unsigned only;
+    const uint8_t *valid; /* cache[g] is filled in; NULL: all */
     bool amounts;
 };
 
@@ -35,6 +36,22 @@ static const struct eng_summary *trie_entry(const struct trie *t, unsigned index
     return out;
 }
 
+/* The summary of the clean entries lo..hi (at least two), whose logical subtree parts at gap. */
+static struct eng_summary *trie_clean(const struct trie *t, unsigned lo, unsigned hi, unsigned gap,
+                                      struct eng_summary *out)
+{
+    memcpy(out->digest, leaf_cache(t->leaf) + 32u * gap, 32);
+    out->count = hi - lo + 1;
+    memset(out->sum, 0, sizeof out->sum);
+    for (unsigned i = lo; t->amounts && i <= hi; i++) {
+        struct leaf_entry e = leaf_entry_at(t->leaf, i);
+        uint64_t sum[3];
+        entry_sum(e.form, e.stored, sum);
+        digest_sum_add(out->sum, out->sum, sum);
+    }
+    return out;
+}
+
 /* The summary of entries lo..hi (inclusive), digests queued where they are not known. */
 static const struct eng_summary *leaf_trie(const struct trie *t, unsigned lo, unsigned hi, struct eng_summary *out)
 {
@@ -46,28 +63,54 @@ static const struct eng_summary *leaf_trie(const struct trie *t, unsigned lo, un
     const uint16_t *bit = leaf_bit(t->leaf);
     unsigned gap = leaf_top_gap(bit, lo, hi);
     uint8_t *cached = leaf_cache(t->leaf) + 32u * gap;
-    if (t->dirty_upto[hi + 1] == t->dirty_upto[lo] && (!t->valid || t->valid[gap])) {
-        memcpy(out->digest, cached, 32);
-        out->count = hi - lo + 1;
-        memset(out->sum, 0, sizeof out->sum);
-        for (unsigned i = lo; t->amounts && i <= hi; i++) {
-            struct leaf_entry e = leaf_entry_at(t->leaf, i);
-            uint64_t sum[3];
-            entry_sum(e.form, e.stored, sum);
-            digest_sum_add(out->sum, out->sum, sum);
-        }
-        return out;
-    }
+    if (t->dirty_upto[hi + 1] == t->dirty_upto[lo] && (!t->valid || t->valid[gap]))
+        return trie_clean(t, lo, hi, gap, out);
     const struct eng_summary *left = leaf_trie(t, lo, gap, NULL);
     const struct eng_summary *right = leaf_trie(t, gap + 1, hi, NULL);
     digest_emit_node(queue, out, left, right, bit[gap], cached);
     return out;
 }
 
+/* The same of a whole leaf in which one entry is dirty and all else is cached: from that entry up, a look at each gap.
+ * Of the gaps around a logical subtree the one with the larger bit is where it and its sibling part; the sibling
+ * reaches to the next smaller bit, and parts itself at the smallest in between. */
+static void leaf_trie_only(const struct trie *t)
+{
+    struct leaf *leaf = t->leaf;
+    struct digest_queue *queue = &t->m->queue;
+    const uint16_t *bit = leaf_bit(leaf);
+    unsigned lo = t->only, hi = lo, last = leaf->count - 1u;
+    const struct eng_summary *here = trie_entry(t, lo, last ? digest_temporary(queue) : &leaf->node.summary);
+    while (hi - lo < last) {
+        bool right = lo == 0 || (hi < last && bit[hi] > bit[lo - 1]);
+        unsigned gap = right ? hi : lo - 1, first, end, top = gap, least = UINT16_MAX + 1u;
+        if (right) {
+            for (first = end = hi + 1; end < last && bit[end] > bit[gap]; end++)
+                if (bit[end] < least)
+                    least = bit[top = end];
+            hi = end;
+        } else {
+            for (first = end = lo - 1; first > 0 && bit[first - 1] > bit[gap]; first--)
+                if (bit[first - 1] < least)
+                    least = bit[top = first - 1];
+            lo = first;
+        }
+        struct eng_summary *other = digest_temporary(queue);
+        first == end ? (void)trie_entry(t, first, other) : (void)trie_clean(t, first, end, top, other);
+        struct eng_summary *out = hi - lo < last ? digest_temporary(queue) : &leaf->node.summary;
+        digest_emit_node(queue, out, right ? here : other, right ? other : here, bit[gap],
+                         leaf_cache(leaf) + 32u * gap);
+        here = out;
+    }
+}
+
 static void leaf_digest(struct trie *t)
 {
     t->amounts = t->leaf->flags & LEAF_HAS_AMOUNTS;
-    leaf_trie(t, 0, t->leaf->count - 1u, &t->leaf->node.summary);
+    if (t->dirty_upto)
+        leaf_trie(t, 0, t->leaf->count - 1u, &t->leaf->node.summary);
+    else
+        leaf_trie_only(t);
     if (t->m->queue.failed)
         merge_fail(t->m, ENG_NO_MEMORY);
     if (digest_queue_full(&t->m->queue))
@@ -256,6 +299,12 @@ static struct set leaf_update(struct merger *m, struct leaf *leaf, size_t lo, co
     uint32_t id;
     struct leaf *copy = leaf_alloc(m, leaf->bytes, &id);
     memcpy(&copy->node.summary, &leaf->node.summary, leaf->bytes - offsetof(struct node, summary));
+    struct trie t = {.m = m, .leaf = copy, .head = m->ops[lo].key, .only = p->at[0]};
+    if (p->count == 1) {
+        struct leaf_entry e = leaf_entry_at(copy, p->at[0]);
+        memcpy((uint8_t *)(uintptr_t)e.stored, m->ops[lo].value, FORM_BYTES(e.form));
+        return patched(m, leaf, copy, &t);
+    }
     uint16_t dirty_upto[ENG_LEAF_BYTES_MAX / 8 + 2];
     dirty_upto[0] = 0;
     unsigned done = 0;
@@ -269,7 +318,7 @@ static struct set leaf_update(struct merger *m, struct leaf *leaf, size_t lo, co
     }
     for (; done < leaf->count; done++)
         dirty_upto[done + 1] = dirty_upto[done];
-    struct trie t = {.m = m, .leaf = copy, .head = m->ops[lo].key, .dirty_upto = dirty_upto};
+    t.dirty_upto = dirty_upto;
     return patched(m, leaf, copy, &t);
 }
 

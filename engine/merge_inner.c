@@ -88,13 +88,17 @@ void inner_digest(struct merger *m, struct inner *inner, struct digest_cache *ca
     digest_emit_node(&m->queue, summary, whole->left, whole->right, whole->bit, whole->out->digest);
     whole->out->count = summary->count;
     memcpy(whole->out->sum, summary->sum, sizeof summary->sum);
-    for (unsigned i = 0; i < inner->branches; i++) {
-        if (!fresh[i])
-            continue;
-        cache->record[2 * i].count = fresh[i]->count;
-        memcpy(cache->record[2 * i].sum, fresh[i]->sum, sizeof fresh[i]->sum);
-        digest_emit_copy(&m->queue, cache->record[2 * i].digest, fresh[i]->digest);
-    }
+    for (unsigned w = 0; 64 * w < inner->branches; w++)
+        for (uint64_t bits = dirty[w]; bits; bits &= bits - 1) {
+            unsigned i = 64 * w + (unsigned)__builtin_ctzll(bits);
+            if (i >= inner->branches)
+                break; /* all are marked */
+            if (!fresh[i]) /* marked for its neighbour only */
+                continue;
+            cache->record[2 * i].count = fresh[i]->count;
+            memcpy(cache->record[2 * i].sum, fresh[i]->sum, sizeof fresh[i]->sum);
+            digest_emit_copy(&m->queue, cache->record[2 * i].digest, fresh[i]->digest);
+        }
     if (m->queue.failed)
         merge_fail(m, ENG_NO_MEMORY);
     if (digest_queue_full(&m->queue))

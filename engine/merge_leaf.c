@@ -96,7 +96,10 @@ static void leaf_trie_only(const struct trie *t)
             lo = first;
         }
         struct eng_summary *other = digest_temporary(queue);
-        first == end ? (void)trie_entry(t, first, other) : (void)trie_clean(t, first, end, top, other);
+        if (first == end)
+            trie_entry(t, first, other);
+        else
+            trie_clean(t, first, end, top, other);
         struct eng_summary *out = hi - lo < last ? digest_temporary(queue) : &leaf->node.summary;
         digest_emit_node(queue, out, right ? here : other, right ? other : here, bit[gap],
                          leaf_cache(leaf) + 32u * gap);

@@ -92,7 +92,7 @@ void inner_digest(struct merger *m, struct inner *inner, struct digest_cache *ca
         for (uint64_t bits = dirty[w]; bits; bits &= bits - 1) {
             unsigned i = 64 * w + (unsigned)__builtin_ctzll(bits);
             if (i >= inner->branches)
-                break; /* all are marked */
+                break;     /* all are marked */
             if (!fresh[i]) /* marked for its neighbour only */
                 continue;
             cache->record[2 * i].count = fresh[i]->count;

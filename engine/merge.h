@@ -157,7 +157,7 @@ struct set inner_regroup(struct merger *m, struct inner *inner, struct digest_ca
 struct set inner_rehang(struct merger *m, struct inner *inner, unsigned depth);
 /* The cache of an inner node, made if there is none (*fresh). */
 struct digest_cache *inner_cache(struct merger *m, struct inner *inner, bool *fresh);
-/* Emits the digests of an inner node whose dirty branches are marked (all that are fresh are); fills its summary. */
+/* Emits the digests of an inner node whose dirty branches are marked, the fresh ones among them; fills its summary. */
 #define DIRTY_WORDS 5u
 void inner_digest(struct merger *m, struct inner *inner, struct digest_cache *cache, const uint64_t dirty[DIRTY_WORDS],
                   const struct eng_summary *const fresh[]);

@@ -20,8 +20,8 @@ struct trie {
     struct leaf *leaf;
     const uint8_t *head;        /* key bytes above the leaf */
     const uint16_t *dirty_upto; /* [i]: dirty entries before i; NULL: one is dirty, only */
-    unsigned only;
-    const uint8_t *valid; /* cache[g] is filled in; NULL: all */
+    unsigned only;              /* then: which */
+    const uint8_t *valid;       /* cache[g] is filled in; NULL: all */
     bool amounts;
 };
 

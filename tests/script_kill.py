@@ -196,6 +196,12 @@ class Victim:
         """One `pando import`: it goes on by itself behind every restart, and ends well."""
         last = len(self.blocks) + BLOCKS_AHEAD
         importer = start_import(self.node, write_blocks(self.node, len(self.blocks) + 1, last))
+        wire = model.Wire(self.node.directory)
+        deadline = time.monotonic() + 60
+        while wire.root()[0] == len(self.blocks):  # an import that finds no node to begin with ends at once
+            check(importer.poll() is None and time.monotonic() < deadline, "the import did not begin")
+            time.sleep(0.001)
+        wire.close()
         for _ in range(IMPORT_KILLS):
             time.sleep(self.chance.uniform(0.02, 0.2))
             self.kill()

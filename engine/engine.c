@@ -184,6 +184,7 @@ enum eng_status eng_merge(struct eng_batch *batch, uint64_t tag, const struct en
     if (status == ENG_OK && keep) {
         subtrees_settle(batch, m, eng->pool);
         status = store_commit(eng->store, tag, root, summary);
+        store_fit_hints(eng->store);
     }
     bool undone = status != ENG_OK || !keep;
     merger_end(m, undone);

@@ -9,6 +9,7 @@
  * that is new, changed, or lost a neighbour is dirty; a logical node over clean entries only has exactly the entries it
  * had.
  */
+#include "hint.h"
 #include "merge.h"
 
 #define XXH_INLINE_ALL
@@ -288,9 +289,25 @@ static bool patch_plan(const struct merger *m, const struct leaf *leaf, unsigned
     return !p->inserts || set_is_light(m, leaf->count + p->inserts, leaf->node.weight + p->more_weight, common);
 }
 
-static struct set patched(struct merger *m, struct leaf *old, struct leaf *leaf, struct trie *t)
+/* Where reads of these keys will look for their leaf first. */
+static void note_place(struct merger *m, const struct leaf *leaf, const operation *ops, unsigned count)
+{
+    const struct inner *root = (const struct inner *)store_object(m->store, m->root);
+    if (root->node.object.type != OBJECT_INNER || root->node.summary.count < HINT_ENTRIES_MIN)
+        return;
+    struct hints *hints = store_view(m->store)->hints;
+    uint32_t place = store_place(m->store, leaf->node.object.id);
+    for (unsigned i = 0; i < count; i++) {
+        struct hint hint = hint_find(hints, ops[i].key, ops[i].key_bytes, inner_child_depth(root));
+        hint_note(&hint, place);
+    }
+}
+
+static struct set patched(struct merger *m, struct leaf *old, struct leaf *leaf, struct trie *t, size_t lo,
+                          const struct patch *p)
 {
     leaf_digest(t);
+    note_place(m, leaf, &m->ops[lo], p->count);
     merge_kill(m, &old->node.object);
     return (struct set){
         .kind = SET_NODE, .id = leaf->node.object.id, .leaf = true, .count = leaf->count, .weight = leaf->node.weight};
@@ -306,7 +323,7 @@ static struct set leaf_update(struct merger *m, struct leaf *leaf, size_t lo, co
     if (p->count == 1) {
         struct leaf_entry e = leaf_entry_at(copy, p->at[0]);
         memcpy((uint8_t *)(uintptr_t)e.stored, m->ops[lo].value, FORM_BYTES(e.form));
-        return patched(m, leaf, copy, &t);
+        return patched(m, leaf, copy, &t, lo, p);
     }
     uint16_t dirty_upto[ENG_LEAF_BYTES_MAX / 8 + 2];
     dirty_upto[0] = 0;
@@ -322,7 +339,7 @@ static struct set leaf_update(struct merger *m, struct leaf *leaf, size_t lo, co
     for (; done < leaf->count; done++)
         dirty_upto[done + 1] = dirty_upto[done];
     t.dirty_upto = dirty_upto;
-    return patched(m, leaf, copy, &t);
+    return patched(m, leaf, copy, &t, lo, p);
 }
 
 /* The first bit in which two neighbours of the new leaf differ. */
@@ -404,7 +421,7 @@ static struct set leaf_insert(struct merger *m, struct leaf *old, size_t lo, con
             bit[g] = neighbour_bit(leaf, g);
     bit[count - 1] = 0;
     struct trie t = {.m = m, .leaf = leaf, .head = m->ops[lo].key, .dirty_upto = dirty_upto, .valid = valid};
-    return patched(m, old, leaf, &t);
+    return patched(m, old, leaf, &t, lo, p);
 }
 
 struct set merge_leaf(struct merger *m, struct leaf *leaf, unsigned depth, size_t lo, size_t hi)

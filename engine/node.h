@@ -281,6 +281,13 @@ static inline unsigned inner_child_depth(const struct inner *inner)
     return inner->depth + inner->prefix_bytes;
 }
 
+/* How many bits of the byte at inner_child_depth tell a branch from the others. */
+static inline unsigned inner_branch_bits(const struct inner *inner, unsigned branch)
+{
+    unsigned log2 = inner_log2(inner)[branch];
+    return log2 == INNER_OWN_LOG2 ? 0 : 8u - log2;
+}
+
 /* Number of branches (the own one included) whose range starts at or below byte. */
 static inline unsigned inner_upto(const struct inner *inner, uint8_t byte)
 {

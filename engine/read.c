@@ -5,6 +5,7 @@
  * the whole key with SIMD before it compares a suffix. Control words of children are fetched ahead where a loop knows
  * them.
  */
+#include "hint.h"
 #include "tree.h"
 
 #define XXH_INLINE_ALL
@@ -63,12 +64,29 @@ static inline bool sampled(struct store *store)
 #define MANY_LEAF_LINES 3u
 #define MANY_INNER_LINES 2u
 
+/* True if hints are worth while in this tree; *parts: the key byte at which it begins to part. */
+static inline bool hints_begin(struct store *store, uint32_t root, unsigned *parts)
+{
+    const struct node *node = root ? store_node(store, root) : NULL;
+    if (!node || node->object.type != OBJECT_INNER || node->summary.count < HINT_ENTRIES_MIN)
+        return false;
+    *parts = inner_child_depth((const struct inner *)node);
+    return true;
+}
+
 enum eng_status tree_get(struct store *store, uint32_t root, const uint8_t *key, size_t key_bytes,
                          struct tree_value *value)
 {
-    uint8_t hash = key_hash(key, key_bytes);
     const bool touch = sampled(store);
     uint32_t place = 0;
+    unsigned parts = 0, from = 0, bits = 0; /* where the root parts, and its child; key bits from there to the leaf */
+    struct hint hint = {0};
+    if (hints_begin(store, root, &parts)) {
+        hint = hint_find(store_view(store)->hints, key, key_bytes, parts);
+        if (hint.place)
+            prefetch_node(store_view(store)->base + hint.place * 64ull + 64, GET_LEAF_LINES);
+    }
+    uint8_t hash = key_hash(key, key_bytes);
     for (uint32_t id = root; id;) {
         /* the type is in the control word: the first line of a node is not touched on the way */
         enum object_type type;
@@ -80,7 +98,11 @@ enum eng_status tree_get(struct store *store, uint32_t root, const uint8_t *key,
         if (type == OBJECT_LEAF) {
             const struct leaf *leaf = (const struct leaf *)node;
             /* all but the digests, at once: one wait for memory instead of one each for header, hash and entry */
-            prefetch_node((const uint8_t *)leaf + 64, GET_LEAF_LINES);
+            uint32_t at = store_place_of(store, node);
+            if (at != hint.place)
+                prefetch_node((const uint8_t *)leaf + 64, GET_LEAF_LINES);
+            if (bits)
+                hint_learn(&hint, at, from - parts - 1u, bits, hash);
             int found = leaf_lookup(leaf, key, key_bytes, hash);
             if (found < 0)
                 return ENG_NOT_FOUND;
@@ -93,6 +115,11 @@ enum eng_status tree_get(struct store *store, uint32_t root, const uint8_t *key,
         int branch = descend(inner, key, key_bytes);
         if (branch < 0)
             return ENG_NOT_FOUND;
+        if (id != root) {
+            if (!from)
+                from = inner_child_depth(inner);
+            bits = 8u * (inner_child_depth(inner) - from) + inner_branch_bits(inner, (unsigned)branch);
+        }
         id = inner_child(inner)[branch];
         place = inner_place(inner)[branch];
     }

@@ -57,6 +57,7 @@ static void store_release(struct store *store)
     bases_close(store);
     lost_free(&store->lost);
     checkpoint_close(store);
+    hints_close(store);
     control_close(store);
     segments_close(store);
     disk_file_close(&store->slots);
@@ -143,6 +144,8 @@ enum eng_status store_open(const struct store_options *options, struct store **s
         status = state_load(made, options);
     if (status == ENG_OK)
         status = arenas_make(made);
+    if (status == ENG_OK)
+        status = hints_init(made);
     if (status == ENG_OK)
         status = readers_init(made);
     if (status) {

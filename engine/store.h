@@ -121,6 +121,7 @@ struct store_version {
 struct store_view {
     uint8_t *base;             /* of the mapped segments */
     _Atomic uint64_t *control; /* indexed by id, address space reserved once */
+    struct hints *hints;       /* where leaves probably lie (hint.h) */
     bool sampled;              /* there is a hot tier: some reads set ACTIVE */
 };
 
@@ -192,6 +193,12 @@ static inline uint32_t store_place(struct store *store, uint32_t id)
     uint64_t location = CONTROL_LOCATION(atomic_load_explicit(&store_view(store)->control[id], memory_order_relaxed));
     return location <= UINT32_MAX ? (uint32_t)location : 0;
 }
+/* The same of one that was looked up. */
+static inline uint32_t store_place_of(struct store *store, const void *object)
+{
+    uint64_t location = (uint64_t)((const uint8_t *)object - store_view(store)->base) / 64;
+    return location <= UINT32_MAX ? (uint32_t)location : 0;
+}
 static inline void store_prefetch_control(struct store *store, uint32_t id)
 {
     __builtin_prefetch(&store_view(store)->control[id]);
@@ -204,6 +211,8 @@ static inline void store_prefetch_object(struct store *store, uint32_t id, unsig
     for (unsigned i = 0; i < lines; i++)
         __builtin_prefetch(object + 64 * i);
 }
+/* Makes room for hints of the leaves among what is live now; by the thread that commits. */
+void store_fit_hints(struct store *store);
 static inline enum object_type store_type(struct store *store, uint32_t id)
 {
     return CONTROL_TYPE(atomic_load_explicit(&store_view(store)->control[id], memory_order_relaxed));

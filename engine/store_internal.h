@@ -12,6 +12,7 @@
  *   compactor   moving                   compact.c, maintenance.c
  *   hot tier    what is read often       hot.c
  *   lost        generations no start kept lost.c
+ *   hints       where leaves lie         hint.c
  *
  * Locks, outer before inner: checkpoint.lock is taken alone; maintenance -> segments.lock; control.lock ->
  * segments.lock; versions.lock alone. The maintenance lock excludes the compactor, a capture, the checksum phase and
@@ -26,6 +27,7 @@
 #include "base.h"
 #include "checkpoint.h"
 #include "control.h"
+#include "hint.h"
 #include "hot.h"
 #include "lost.h"
 #include "reader.h"
@@ -59,6 +61,7 @@ struct store {
     struct hot hot;
     struct bases bases;
     struct lost lost;
+    struct hints hints;
     struct store_shape shape; /* below NULL: none */
     pthread_mutex_t maintenance;
     _Atomic uint32_t maintenance_wanted; /* threads that wait for it: the compactor stands back */

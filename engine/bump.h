@@ -15,8 +15,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "prefetch.h"
+
 #define BUMP_CHUNK_BYTES_MIN (64u << 10)
 #define BUMP_CHUNK_BYTES_MAX (4u << 20)
+#define BUMP_AHEAD 512u
 #define BUMP_KEEP_BYTES_MAX (16u << 20)
 
 struct bump_chunk {
@@ -55,6 +58,7 @@ static inline void *bump_take(struct bump *bump, size_t bytes)
     assert((size_t)(bump->end - bump->at) >= bytes);
     uint8_t *taken = bump->at;
     bump->at += bytes;
+    prefetch_write(taken + BUMP_AHEAD); /* a chunk that is used again may have been read by other cores */
     return taken;
 }
 

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "prefetch.h"
 #include "store_internal.h"
 
 #define LIST_CHUNK_BYTES_MAX (64u << 10)
@@ -74,7 +75,7 @@ void list_free(struct store *store, uint32_t head, uint64_t above)
         uint32_t next = chunk->next;
         for (size_t i = 0; i < chunk->count; i++) {
             if (i + ahead < chunk->count)
-                store_prefetch_control(store, list_entry(chunk->entries, i + ahead).id);
+                prefetch_write((const void *)&store->view.control[list_entry(chunk->entries, i + ahead).id]);
             struct death death = list_entry(chunk->entries, i);
             if (death.born > above)
                 control_free(store, death.id);

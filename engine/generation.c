@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "prefetch.h"
 #include "store_internal.h"
 
 void arena_init(struct arena *arena, struct store *store, bool compactor)
@@ -163,6 +164,9 @@ __attribute__((noinline)) static bool arena_prepare(struct arena *arena, size_t 
     return arena->status == ENG_OK;
 }
 
+/* The control word of an id that was free was changed last by whoever freed it. */
+#define ALLOC_AHEAD 3u /* objects */
+
 struct object *store_alloc(struct arena *arena, enum object_type type, size_t bytes, uint32_t *id)
 {
     assert(arena->generation && type != OBJECT_NONE && bytes >= sizeof(struct object));
@@ -184,6 +188,8 @@ struct object *store_alloc(struct arena *arena, enum object_type type, size_t by
     struct object *object = (struct object *)(void *)(arena->base + location * UNIT_BYTES);
     size_t used = bytes & ~(size_t)(UNIT_BYTES - 1); /* whole units; what is behind them is zeroed */
     uint32_t got = arena->ids[arena->taken++];
+    if (arena->taken + ALLOC_AHEAD < arena->ids_count)
+        prefetch_write((const void *)&arena->control[arena->ids[arena->taken + ALLOC_AHEAD]]);
     memset((uint8_t *)object + used, 0, units * UNIT_BYTES - used);
     *object = (struct object){.generation = arena->generation, .id = got, .units = (uint32_t)units, .type = type};
     /* release: partner of the acquire in store_object */
@@ -250,7 +256,7 @@ static void free_ids(struct store *store, const uint32_t *ids, size_t count)
     const size_t ahead = 12;
     for (size_t i = 0; i < count; i++) {
         if (i + ahead < count)
-            store_prefetch_control(store, ids[i + ahead]);
+            prefetch_write((const void *)&store->view.control[ids[i + ahead]]);
         control_free(store, ids[i]);
     }
 }

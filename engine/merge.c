@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "prefetch.h"
+
 bool merger_init(struct merger *m, struct store *store, struct cache_table *caches, uint32_t leaf_bytes,
                  uint32_t inline_bytes)
 {
@@ -113,11 +115,11 @@ static uint32_t ahead_child(struct merger *m, uint32_t id, const operation *op)
     const struct digest_cache *cache = cache_of(m->caches, id);
     if (cache) {
         const struct eng_summary *record = &cache->record[2 * branch];
-        __builtin_prefetch(record, 1);
-        __builtin_prefetch(record + 1, 1);
+        prefetch_write(record);
+        prefetch_write(record + 1);
         if (branch)
-            __builtin_prefetch(record - 1, 1);
-        __builtin_prefetch((const uint8_t *)(cache->record + 2u * inner->branches) + 8 * branch, 1);
+            prefetch_write(record - 1);
+        prefetch_write((const uint8_t *)(cache->record + 2u * inner->branches) + 8 * branch);
     }
     uint32_t child = inner_child(inner)[branch];
     store_prefetch_control(m->store, child);

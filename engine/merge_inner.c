@@ -10,6 +10,7 @@
  * them, and only a node that lost weight looks at itself.
  */
 #include "merge.h"
+#include "prefetch.h"
 
 static inline void mark(uint64_t dirty[DIRTY_WORDS], unsigned i)
 {
@@ -60,9 +61,11 @@ static const struct eng_summary *branch_trie(struct branch_trie *t, unsigned lo,
     uint32_t bit;
     unsigned part = branches_part(inner_start(t->inner), t->inner->own, lo, hi, inner_child_depth(t->inner), &bit);
     struct eng_summary *out = &t->record[2 * part + 1];
-    __builtin_prefetch(out, 1);
-    if (!top && !any_marked(t->dirty, lo, hi))
+    if (!top && !any_marked(t->dirty, lo, hi)) {
+        __builtin_prefetch(out);
         return out;
+    }
+    prefetch_write(out);
     const struct eng_summary *left = branch_trie(t, lo, part, false), *right = branch_trie(t, part + 1, hi, false);
     t->emit[t->count++] = (struct branch_emit){out, left, right, bit};
     return out;

@@ -2,9 +2,11 @@
  * One merge over several cores.
  *
  * The groups of the topmost node with more than one are taken in runs, ever shorter ones, by whoever is free: the
- * caller, and helpers, threads with a merger of their own (arena, digest queue, scratch, path). Nothing is dealt out in
- * advance, because a core may be busy with something else: while a block is merged the next one is executed. For the
- * same reason a helper that has not begun when all is done is not waited for but sent back to sleep.
+ * caller, and helpers, threads with a merger of their own (arena, digest queue, scratch, path). The caller takes them
+ * from the first on, helpers from the last back, so that of two threads each finds most of what it needs in its own
+ * core's cache, where the merge before left it. Nothing is dealt out in advance, because a core may be busy with
+ * something else: while a block is merged the next one is executed. For the same reason a helper that has not begun
+ * when all is done is not waited for but sent back to sleep.
  *
  * A helper's state goes IDLE -> ASKED -> WORKING -> IDLE, or ASKED -> IDLE when the caller takes it back. It runs its
  * digests before it is IDLE again, so the caller's jobs above find them done. One that fails keeps its status and
@@ -41,7 +43,7 @@ struct merge_pool {
     size_t count;
     unsigned depth;
     uint32_t threads;
-    _Atomic size_t next; /* the first group that nobody has taken */
+    _Atomic uint64_t rest; /* groups that nobody has taken: the first, and above 32 bits the one behind the last */
     struct helper helper[ENG_THREADS_MAX];
 };
 
@@ -77,35 +79,44 @@ static void set_state(struct merge_pool *pool, pthread_cond_t *condition, struct
     pthread_mutex_unlock(&pool->lock);
 }
 
-/* Takes the next run of groups: about half of what is left, shared among all. */
-static bool take_run(struct merge_pool *pool, size_t *from, size_t *to)
+/* Takes the next run of groups: about half of what is left, shared among all; from the front or from the back. */
+static bool take_run(struct merge_pool *pool, bool back, size_t *from, size_t *to)
 {
     const struct merge_group *groups = pool->groups;
-    size_t at = atomic_load_explicit(&pool->next, memory_order_relaxed), end;
+    uint64_t rest = atomic_load_explicit(&pool->rest, memory_order_relaxed), left;
     do {
-        if (at >= pool->count)
+        size_t first = (uint32_t)rest, end = rest >> 32;
+        if (first >= end)
             return false;
-        size_t most = (groups[pool->count - 1].hi - groups[at].lo) / (2 * pool->threads);
+        size_t most = (groups[end - 1].hi - groups[first].lo) / (2 * pool->threads);
         if (most < RUN_OPERATIONS_MIN)
             most = RUN_OPERATIONS_MIN;
-        for (end = at + 1; end < pool->count && groups[end].hi - groups[at].lo <= most;)
-            end++;
+        if (back) {
+            *to = end;
+            for (*from = end - 1; *from > first && groups[end - 1].hi - groups[*from - 1].lo <= most;)
+                --*from;
+            left = (uint64_t)*from << 32 | first;
+        } else {
+            *from = first;
+            for (*to = first + 1; *to < end && groups[*to].hi - groups[first].lo <= most;)
+                ++*to;
+            left = (uint64_t)end << 32 | *to;
+        }
         /* relaxed: the groups were published with the helpers' states */
-    } while (!atomic_compare_exchange_weak_explicit(&pool->next, &at, end, memory_order_relaxed, memory_order_relaxed));
-    *from = at;
-    *to = end;
+    } while (
+        !atomic_compare_exchange_weak_explicit(&pool->rest, &rest, left, memory_order_relaxed, memory_order_relaxed));
     return true;
 }
 
 static void no_more_runs(struct merge_pool *pool)
 {
-    atomic_store_explicit(&pool->next, pool->count, memory_order_relaxed);
+    atomic_store_explicit(&pool->rest, 0, memory_order_relaxed);
 }
 
-static void work_runs(struct merger *m, struct merge_pool *pool, uint32_t root)
+static void work_runs(struct merger *m, struct merge_pool *pool, bool back, uint32_t root)
 {
     size_t from, to;
-    while (take_run(pool, &from, &to)) {
+    while (take_run(pool, back, &from, &to)) {
         merge_ahead_begin(m, root, pool->groups[from].lo, pool->groups[to - 1].hi);
         merge_groups(m, pool->groups + from, to - from, pool->depth);
     }
@@ -118,7 +129,7 @@ static void helper_work(struct helper *helper)
         no_more_runs(helper->pool);
         return;
     }
-    work_runs(m, helper->pool, m->root);
+    work_runs(m, helper->pool, true, m->root);
     digest_queue_run(&m->queue);
     if (m->queue.failed)
         merge_fail(m, ENG_NO_MEMORY);
@@ -225,10 +236,12 @@ static enum eng_status own_part(struct merger *m, struct merge_pool *pool)
 {
     jmp_buf outer;
     memcpy(&outer, &m->unwind, sizeof outer);
-    if (setjmp(m->unwind) == 0)
-        work_runs(m, pool, m->root);
-    else
+    if (setjmp(m->unwind) == 0) {
+        work_runs(m, pool, false, m->root);
+        digest_queue_run(&m->queue); /* rather than wait for the others */
+    } else {
         no_more_runs(pool);
+    }
     memcpy(&m->unwind, &outer, sizeof outer);
     return m->status;
 }
@@ -268,7 +281,7 @@ bool merge_split(struct merger *m, struct merge_group *groups, size_t count, uns
     pool->count = count;
     pool->depth = depth;
     pool->threads = asked + 1;
-    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->rest, (uint64_t)count << 32, memory_order_relaxed);
     m->pool = NULL; /* one split a merge */
     for (uint32_t h = 0; h < asked; h++)
         ask(&pool->helper[h], m, depth);

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "prefetch.h"
 #include "store_internal.h"
 
 void slot_offer(struct store *store, uint64_t location, uint32_t units, bool inner)
@@ -64,7 +65,7 @@ uint64_t slot_take(struct arena *arena, uint32_t units, uint32_t *got)
             if (list->count) { /* the next one is on its way when it is asked for */
                 const uint8_t *next = arena->base + list->slots[list->count - 1].location * UNIT_BYTES;
                 for (uint32_t line = 0; line < u; line++)
-                    __builtin_prefetch(next + line * UNIT_BYTES, 1);
+                    prefetch_write(next + line * UNIT_BYTES);
             }
             return slot.location;
         }

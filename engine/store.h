@@ -201,7 +201,7 @@ static inline uint32_t store_place_of(struct store *store, const void *object)
 }
 static inline void store_prefetch_control(struct store *store, uint32_t id)
 {
-    __builtin_prefetch(&store_view(store)->control[id]);
+    __builtin_prefetch((const void *)&store_view(store)->control[id]);
 }
 /* The first lines of 64 bytes of an object whose control word is in the cache. */
 static inline void store_prefetch_object(struct store *store, uint32_t id, unsigned lines)

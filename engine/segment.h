@@ -14,8 +14,9 @@
 enum segment_state { SEGMENT_FREE, SEGMENT_OPEN, SEGMENT_SEALED, SEGMENT_EMPTY };
 
 struct segment {
-    /* on a line of its own: the threads of a merge count in several segments at once */
-    _Alignas(64) _Atomic uint64_t live; /* units of live objects; what an arena allocated since it last settled is not yet counted */
+    /* Units of live objects; what an arena allocated since it last settled is not yet counted. On a line of its own:
+     * the threads of a merge count in several segments at once. */
+    _Alignas(64) _Atomic uint64_t live;
     uint64_t captured;     /* number of the newest checkpoint that has live objects in here */
     uint64_t emptied;      /* epoch when it became EMPTY */
     _Atomic uint64_t newest; /* generation of the newest object in it */

@@ -17,8 +17,8 @@ struct segment {
     /* Units of live objects; what an arena allocated since it last settled is not yet counted. On a line of its own:
      * the threads of a merge count in several segments at once. */
     _Alignas(64) _Atomic uint64_t live;
-    uint64_t captured;     /* number of the newest checkpoint that has live objects in here */
-    uint64_t emptied;      /* epoch when it became EMPTY */
+    uint64_t captured;       /* number of the newest checkpoint that has live objects in here */
+    uint64_t emptied;        /* epoch when it became EMPTY */
     _Atomic uint64_t newest; /* generation of the newest object in it */
     _Atomic uint32_t serial; /* grows each time it becomes EMPTY: slots of before are stale */
     _Atomic bool retiring;   /* the compactor wants it: no slot of it is taken any more */

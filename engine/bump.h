@@ -19,8 +19,8 @@
 
 #define BUMP_CHUNK_BYTES_MIN (64u << 10)
 #define BUMP_CHUNK_BYTES_MAX (4u << 20)
-#define BUMP_AHEAD 512u
 #define BUMP_KEEP_BYTES_MAX (16u << 20)
+#define BUMP_AHEAD 512u /* bytes asked for before they are taken */
 
 struct bump_chunk {
     struct bump_chunk *next;

@@ -3,7 +3,7 @@
  *
  * A line that another core has looked at or changed must be taken from it before it is written, and an atomic operation
  * waits for that. __builtin_prefetch(p, 1) asks for a copy to read alone, unless the compiler may assume PREFETCHW;
- * every x86-64 processor decodes that instruction, the oldest as one that does nothing.
+ * x86-64 processors that do not know that instruction (Intel's before Broadwell) take it for one that does nothing.
  */
 #ifndef ENGINE_PREFETCH_H
 #define ENGINE_PREFETCH_H

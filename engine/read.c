@@ -2,8 +2,8 @@
  * Point reads, ranks, and the way through the logical trie (tree.h).
  *
  * A descent compares each node's prefix, picks the branch of the next byte, and at the leaf scans one-byte hashes of
- * the whole key with SIMD before it compares a suffix. Control words of children are fetched ahead where a loop knows
- * them.
+ * the whole key with SIMD before it compares a suffix. In a large tree a point read asks for its leaf before it sets
+ * out, where a hint says it lies (hint.h). Control words of children are fetched ahead where a loop knows them.
  */
 #include "hint.h"
 #include "tree.h"

@@ -211,8 +211,6 @@ static inline void store_prefetch_object(struct store *store, uint32_t id, unsig
     for (unsigned i = 0; i < lines; i++)
         __builtin_prefetch(object + 64 * i);
 }
-/* Makes room for hints of the leaves among what is live now; by the thread that commits. */
-void store_fit_hints(struct store *store);
 static inline enum object_type store_type(struct store *store, uint32_t id)
 {
     return CONTROL_TYPE(atomic_load_explicit(&store_view(store)->control[id], memory_order_relaxed));
@@ -292,6 +290,8 @@ ENG_MUST_CHECK enum eng_status store_audit(struct store *store, uint64_t *leaked
  * must call store_abort. Tags ascend strictly within a lineage. */
 ENG_MUST_CHECK enum eng_status store_commit(struct store *store, uint64_t tag, uint32_t root,
                                             const struct eng_summary *summary);
+/* Makes room for hints of the leaves among what is live now (hint.h); by the thread that commits. */
+void store_fit_hints(struct store *store);
 /* Frees all that the open generation allocated; kills are forgotten. O(allocations). */
 void store_abort(struct store *store);
 

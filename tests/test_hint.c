@@ -1,21 +1,14 @@
 /* Hints (hint.c): they are learnt for keys of any kind, follow what the merge writes, and never change what is read. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine_internal.h"
 #include "hint.h"
+#include "need.h"
 #include "store_internal.h"
 #include "tree.h"
 
-/* An assertion that costs nothing when it holds: those of Check write to a pipe each time. */
-#define NEED(condition)                                                                                                \
-    do {                                                                                                               \
-        if (!(condition))                                                                                              \
-            ck_abort_msg("%s (%s)", #condition, eng_error());                                                          \
-    } while (0)
-#define OK(call) NEED((call) == ENG_OK)
 #define KEYS 100000u
 #define KEY_MAX 40u
 

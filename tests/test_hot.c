@@ -1,6 +1,5 @@
 /* The hot tier (hot.c): what is read most becomes hot, what is read no more leaves, the limit holds, a refused lock is
  * reported once, and whatever is moved, contents and recovery are as without it. Rounds are called by hand. */
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,16 +11,10 @@
 #include <unistd.h>
 
 #include "engine_internal.h"
+#include "need.h"
 #include "store_internal.h"
 #include "tree.h"
 
-/* An assertion that costs nothing when it holds: those of Check write to a pipe each time. */
-#define NEED(condition)                                                                                                \
-    do {                                                                                                               \
-        if (!(condition))                                                                                              \
-            ck_abort_msg("%s (%s)", #condition, eng_error());                                                          \
-    } while (0)
-#define OK(call) NEED((call) == ENG_OK)
 #define KEYS 20000u
 #define READS 60000u /* in a round */
 #define HEAD (KEYS / 100)

@@ -12,16 +12,23 @@
  * digests before it is IDLE again, so the caller's jobs above find them done. One that fails keeps its status and
  * leaves no run for anybody; the caller unwinds with it after all have stopped.
  *
- * Helpers spin for a moment before they sleep, since the next merge is often some microseconds away.
+ * Who waits looks on for as long as its last part of a merge took, at most WATCH_NS_MAX, before it sleeps: a core that
+ * sleeps is woken late, and finds its cache cold. A helper does so only if the wait before was no longer than that, so
+ * it watches between the batches of one who commits without a pause, and never where blocks come seldom; and it yields
+ * its core to whoever has something to do.
  */
 #include "merge.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #define HELPER_STACK_BYTES (16u << 20) /* a chain of 1,024 nested keys recurses 1,024 times */
-#define HELPER_SPINS 1000
+#define WATCH_NS_MAX 2000000u
+#define WATCH_NS_MIN 20000u /* what it costs to wake a thread, about */
+#define WATCH_PAUSES 64     /* between two looks at the clock */
 #define RUN_OPERATIONS_MIN 24u /* a shorter run is not worth looking ahead for */
 
 enum helper_state { HELPER_IDLE, HELPER_ASKED, HELPER_WORKING };
@@ -31,6 +38,8 @@ struct helper {
     struct merger merger;
     pthread_t thread;
     _Atomic unsigned state; /* release and acquire pair the work and its results */
+    uint64_t worked_ns;     /* its own: what its last part of a merge took */
+    bool watches;           /* its own: the last wait was no longer than that */
 };
 
 struct merge_pool {
@@ -54,18 +63,41 @@ static inline void pause_cpu(void)
 #endif
 }
 
-/* Waits until a helper's state is, or is not, this one. */
-static void wait_state(struct merge_pool *pool, pthread_cond_t *condition, struct helper *helper,
-                       enum helper_state state)
+static uint64_t now_ns(void)
 {
-    for (int i = 0; i < HELPER_SPINS; i++) {
-        /* acquire: partner of the release in set_state */
-        if (atomic_load_explicit(&helper->state, memory_order_acquire) == state || atomic_load(&pool->stop))
-            return;
-        pause_cpu();
-    }
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* How long to look on for what should come soon, after a piece of work that took so long. */
+static uint64_t watch_ns(uint64_t worked_ns)
+{
+    return worked_ns < WATCH_NS_MIN ? WATCH_NS_MIN : worked_ns > WATCH_NS_MAX ? WATCH_NS_MAX : worked_ns;
+}
+
+/* Is a helper's state this one, or the pool to stop? */
+static bool arrived(struct merge_pool *pool, struct helper *helper, enum helper_state state)
+{
+    /* acquire: partner of the release in set_state */
+    return atomic_load_explicit(&helper->state, memory_order_acquire) == state || atomic_load(&pool->stop);
+}
+
+/* Waits until it is; looks on for so long before it sleeps. */
+static void wait_state(struct merge_pool *pool, pthread_cond_t *condition, struct helper *helper,
+                       enum helper_state state, uint64_t watch)
+{
+    uint64_t until = now_ns() + watch;
+    do {
+        for (int i = 0; i < WATCH_PAUSES; i++) {
+            if (arrived(pool, helper, state))
+                return;
+            pause_cpu();
+        }
+        sched_yield();
+    } while (now_ns() < until);
     pthread_mutex_lock(&pool->lock);
-    while (atomic_load_explicit(&helper->state, memory_order_acquire) != state && !atomic_load(&pool->stop))
+    while (!arrived(pool, helper, state))
         pthread_cond_wait(condition, &pool->lock);
     pthread_mutex_unlock(&pool->lock);
 }
@@ -140,15 +172,19 @@ static void *helper_main(void *context)
     struct helper *helper = context;
     struct merge_pool *pool = helper->pool;
     for (;;) {
-        wait_state(pool, &pool->wake, helper, HELPER_ASKED);
+        uint64_t idle = now_ns();
+        wait_state(pool, &pool->wake, helper, HELPER_ASKED, watch_ns(helper->watches ? helper->worked_ns : 0));
         if (atomic_load(&pool->stop))
             return NULL;
+        uint64_t begun = now_ns();
         unsigned asked = HELPER_ASKED;
         /* acquire: partner of the release that asked */
         if (!atomic_compare_exchange_strong_explicit(&helper->state, &asked, HELPER_WORKING, memory_order_acquire,
                                                      memory_order_relaxed))
             continue; /* taken back */
         helper_work(helper);
+        helper->watches = begun - idle <= watch_ns(helper->worked_ns);
+        helper->worked_ns = now_ns() - begun;
         set_state(pool, &pool->ready, helper, HELPER_IDLE);
     }
 }
@@ -285,7 +321,9 @@ bool merge_split(struct merger *m, struct merge_group *groups, size_t count, uns
     m->pool = NULL; /* one split a merge */
     for (uint32_t h = 0; h < asked; h++)
         ask(&pool->helper[h], m, depth);
+    uint64_t begun = now_ns();
     enum eng_status status = own_part(m, pool);
+    uint64_t watch = watch_ns(now_ns() - begun);
     for (uint32_t h = 0; h < asked; h++) {
         struct helper *helper = &pool->helper[h];
         unsigned unheard = HELPER_ASKED;
@@ -293,7 +331,7 @@ bool merge_split(struct merger *m, struct merge_group *groups, size_t count, uns
         if (atomic_compare_exchange_strong_explicit(&helper->state, &unheard, HELPER_IDLE, memory_order_relaxed,
                                                     memory_order_relaxed))
             continue;
-        wait_state(pool, &pool->ready, helper, HELPER_IDLE);
+        wait_state(pool, &pool->ready, helper, HELPER_IDLE, watch);
         if (status == ENG_OK && helper->merger.status != ENG_OK) {
             status = m->status = helper->merger.status;
             memcpy(m->error, helper->merger.error, sizeof m->error);

@@ -103,7 +103,8 @@ enum eng_status eng_open(const struct eng_options *options, struct eng **out)
         status = eng_verify_versions(eng, options);
     if (status == ENG_OK) {
         if (!merger_init(&eng->merger, eng->store, eng->caches, eng->leaf_bytes, eng->inline_bytes) ||
-            !merge_pool_open(eng->store, eng->caches, eng->threads, eng->leaf_bytes, eng->inline_bytes, &eng->pool))
+            !merge_pool_open(eng->store, eng->caches, eng->threads, eng->leaf_bytes, eng->inline_bytes,
+                             eng_release_errand, eng, &eng->pool))
             status = eng_fail(ENG_NO_MEMORY, "store: out of memory");
     }
     if (status == ENG_OK && options->durability >= ENG_DURABLE_MSYNC_SYNC)
@@ -284,7 +285,9 @@ static enum eng_status compact_in_place(struct eng *eng, uint32_t live_percent)
 enum eng_status eng_compact(struct eng *eng, uint32_t live_percent)
 {
     pthread_mutex_lock(&eng->commits);
-    enum eng_status status = store_reap(eng->store, UINT64_MAX, NULL);
+    enum eng_status status = store_free_dropped(eng->store);
+    if (status == ENG_OK)
+        status = store_reap(eng->store, UINT64_MAX, NULL);
     if (status == ENG_OK && eng->log && !store_unchanged(eng->store))
         status = checkpoint_locked(eng, NULL, 0, true);
     if (status == ENG_OK && store_unchanged(eng->store))

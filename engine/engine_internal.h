@@ -32,6 +32,7 @@ struct eng {
     uint32_t leaf_bytes, inline_bytes, segment_bytes, threads;
     bool inline_only;
     enum eng_status failed;  /* the log failed: no more commits */
+    bool release_failed;     /* what was freed on an errand: the next drop does it itself, and says why */
     pthread_mutex_t commits; /* one commit, drop or checkpoint at a time; before batches and the store's locks */
     pthread_mutex_t batches; /* order and reference counts of layers */
     struct buffer
@@ -164,5 +165,10 @@ enum eng_status eng_full_checkpoint(struct eng *eng, uint64_t end);
  * is published under tag, or undone: not kept, not what was expected (ENG_CONFLICT), failed. */
 enum eng_status eng_merge(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
                           struct eng_summary *summary);
+
+/* Until what drops left to be freed is freed (not what snapshots see). Not while others commit or drop. */
+enum eng_status eng_settle(struct eng *eng);
+/* Frees what only dropped versions see, unless somebody commits; for a thread that has nothing else to do. */
+void eng_release_errand(void *eng);
 
 #endif

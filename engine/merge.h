@@ -201,8 +201,14 @@ struct merge_group {
     struct set set;
 };
 bool merge_pool_open(struct store *store, struct cache_table *caches, uint32_t threads, uint32_t leaf_bytes,
-                     uint32_t inline_bytes, struct merge_pool **pool);
+                     uint32_t inline_bytes, void (*errand)(void *context), void *context, struct merge_pool **pool);
 void merge_pool_close(struct merge_pool **pool);
+/* Sends a helper that has nothing to do, and looks on, on the errand. False: there is none. */
+bool merge_pool_send(struct merge_pool *pool);
+/* The errand is over, or given up before it began; waits for it, and for a merge. */
+void merge_pool_settle(struct merge_pool *pool);
+/* How often one was sent. */
+uint64_t merge_pool_errands(const struct merge_pool *pool);
 /* Hands arenas 1.. to the helpers; m is the caller's merger. */
 void merge_pool_begin(struct merge_pool *pool, struct merger *m);
 void merge_pool_end(struct merge_pool *pool, bool undone);

@@ -12,6 +12,9 @@
  * digests before it is IDLE again, so the caller's jobs above find them done. One that fails keeps its status and
  * leaves no run for anybody; the caller unwinds with it after all have stopped.
  *
+ * Between merges a helper may be sent on an errand, IDLE -> SENT -> WORKING -> IDLE: what a drop leaves to be freed. One
+ * that has not begun when a merge comes is given up (SENT -> ASKED); the commit frees that, too.
+ *
  * Who waits looks on for as long as its last part of a merge took, at most WATCH_NS_MAX, before it sleeps: a core that
  * sleeps is woken late, and finds its cache cold. A helper does so only if the wait before was no longer than that, so
  * it watches between the batches of one who commits without a pause, and never where blocks come seldom; and it yields
@@ -27,11 +30,11 @@
 
 #define HELPER_STACK_BYTES (16u << 20) /* a chain of 1,024 nested keys recurses 1,024 times */
 #define WATCH_NS_MAX 2000000u
-#define WATCH_NS_MIN 20000u /* what it costs to wake a thread, about */
-#define WATCH_PAUSES 64     /* between two looks at the clock */
+#define WATCH_NS_MIN 20000u    /* what it costs to wake a thread, about */
+#define WATCH_PAUSES 64        /* between two looks at the clock */
 #define RUN_OPERATIONS_MIN 24u /* a shorter run is not worth looking ahead for */
 
-enum helper_state { HELPER_IDLE, HELPER_ASKED, HELPER_WORKING };
+enum helper_state { HELPER_IDLE, HELPER_ASKED, HELPER_SENT, HELPER_WORKING };
 
 struct helper {
     struct merge_pool *pool;
@@ -40,6 +43,7 @@ struct helper {
     _Atomic unsigned state; /* release and acquire pair the work and its results */
     uint64_t worked_ns;     /* its own: what its last part of a merge took */
     bool watches;           /* its own: the last wait was no longer than that */
+    _Atomic bool watching;  /* a hint: it looks on now, so to give it something to do costs nothing */
 };
 
 struct merge_pool {
@@ -47,6 +51,9 @@ struct merge_pool {
     pthread_mutex_t lock;
     pthread_cond_t wake, ready;
     _Atomic bool stop;
+    void (*errand)(void *context);
+    void *errand_context;
+    _Atomic uint64_t errands; /* begun */
     /* what is being merged */
     struct merge_group *groups;
     size_t count;
@@ -76,39 +83,45 @@ static uint64_t watch_ns(uint64_t worked_ns)
     return worked_ns < WATCH_NS_MIN ? WATCH_NS_MIN : worked_ns > WATCH_NS_MAX ? WATCH_NS_MAX : worked_ns;
 }
 
-/* Is a helper's state this one, or the pool to stop? */
-static bool arrived(struct merge_pool *pool, struct helper *helper, enum helper_state state)
+/* Is a helper idle, or not, or the pool to stop? */
+static bool arrived(struct merge_pool *pool, struct helper *helper, bool idle)
 {
     /* acquire: partner of the release in set_state */
-    return atomic_load_explicit(&helper->state, memory_order_acquire) == state || atomic_load(&pool->stop);
+    return (atomic_load_explicit(&helper->state, memory_order_acquire) == HELPER_IDLE) == idle ||
+           atomic_load(&pool->stop);
 }
 
 /* Waits until it is; looks on for so long before it sleeps. */
-static void wait_state(struct merge_pool *pool, pthread_cond_t *condition, struct helper *helper,
-                       enum helper_state state, uint64_t watch)
+static void wait_state(struct merge_pool *pool, pthread_cond_t *condition, struct helper *helper, bool idle,
+                       uint64_t watch)
 {
     uint64_t until = now_ns() + watch;
     do {
         for (int i = 0; i < WATCH_PAUSES; i++) {
-            if (arrived(pool, helper, state))
+            if (arrived(pool, helper, idle))
                 return;
             pause_cpu();
         }
         sched_yield();
     } while (now_ns() < until);
     pthread_mutex_lock(&pool->lock);
-    while (!arrived(pool, helper, state))
+    while (!arrived(pool, helper, idle))
         pthread_cond_wait(condition, &pool->lock);
     pthread_mutex_unlock(&pool->lock);
 }
 
-static void set_state(struct merge_pool *pool, pthread_cond_t *condition, struct helper *helper,
-                      enum helper_state state)
+/* From one state to another; false: it is not in that one. */
+static bool set_state(struct merge_pool *pool, pthread_cond_t *condition, struct helper *helper, unsigned from,
+                      unsigned to)
 {
     pthread_mutex_lock(&pool->lock);
-    atomic_store_explicit(&helper->state, state, memory_order_release); /* partner: the acquire loads in wait_state */
-    pthread_cond_broadcast(condition);
+    /* acq_rel: partner of the acquire loads in arrived and of the exchange in helper_main */
+    bool set =
+        atomic_compare_exchange_strong_explicit(&helper->state, &from, to, memory_order_acq_rel, memory_order_relaxed);
+    if (set)
+        pthread_cond_broadcast(condition);
     pthread_mutex_unlock(&pool->lock);
+    return set;
 }
 
 /* Takes the next run of groups: about half of what is left, shared among all; from the front or from the back. */
@@ -167,35 +180,76 @@ static void helper_work(struct helper *helper)
         merge_fail(m, ENG_NO_MEMORY);
 }
 
+/* Waits for something to do; false: the pool is closed. */
+static bool helper_wait(struct helper *helper, unsigned *what)
+{
+    struct merge_pool *pool = helper->pool;
+    /* relaxed: who believes it and is wrong wakes this thread, that is all */
+    atomic_store_explicit(&helper->watching, helper->watches, memory_order_relaxed);
+    wait_state(pool, &pool->wake, helper, false, watch_ns(helper->watches ? helper->worked_ns : 0));
+    atomic_store_explicit(&helper->watching, false, memory_order_relaxed);
+    /* relaxed: the exchange that takes it acquires */
+    *what = atomic_load_explicit(&helper->state, memory_order_relaxed);
+    return !atomic_load(&pool->stop);
+}
+
 static void *helper_main(void *context)
 {
     struct helper *helper = context;
     struct merge_pool *pool = helper->pool;
-    for (;;) {
-        uint64_t idle = now_ns();
-        wait_state(pool, &pool->wake, helper, HELPER_ASKED, watch_ns(helper->watches ? helper->worked_ns : 0));
-        if (atomic_load(&pool->stop))
-            return NULL;
-        uint64_t begun = now_ns();
-        unsigned asked = HELPER_ASKED;
-        /* acquire: partner of the release that asked */
-        if (!atomic_compare_exchange_strong_explicit(&helper->state, &asked, HELPER_WORKING, memory_order_acquire,
-                                                     memory_order_relaxed))
+    uint64_t idle = now_ns();
+    for (unsigned what; helper_wait(helper, &what);) {
+        /* acquire: partner of the release in set_state */
+        if (what == HELPER_IDLE || !atomic_compare_exchange_strong_explicit(&helper->state, &what, HELPER_WORKING,
+                                                                            memory_order_acquire, memory_order_relaxed))
             continue; /* taken back */
-        helper_work(helper);
-        helper->watches = begun - idle <= watch_ns(helper->worked_ns);
-        helper->worked_ns = now_ns() - begun;
-        set_state(pool, &pool->ready, helper, HELPER_IDLE);
+        uint64_t begun = now_ns();
+        if (what == HELPER_SENT) {
+            atomic_fetch_add_explicit(&pool->errands, 1, memory_order_relaxed);
+            pool->errand(pool->errand_context);
+        } else {
+            helper_work(helper);
+            helper->watches = begun - idle <= watch_ns(helper->worked_ns);
+            idle = now_ns();
+            helper->worked_ns = idle - begun;
+        }
+        set_state(pool, &pool->ready, helper, HELPER_WORKING, HELPER_IDLE);
     }
+    return NULL;
+}
+
+bool merge_pool_send(struct merge_pool *pool)
+{
+    if (!pool || !pool->helpers)
+        return false;
+    struct helper *helper = &pool->helper[0];
+    return atomic_load_explicit(&helper->watching, memory_order_relaxed) &&
+           set_state(pool, &pool->wake, helper, HELPER_IDLE, HELPER_SENT);
+}
+
+uint64_t merge_pool_errands(const struct merge_pool *pool)
+{
+    return atomic_load_explicit(&pool->errands, memory_order_relaxed);
+}
+
+void merge_pool_settle(struct merge_pool *pool)
+{
+    if (!pool || !pool->helpers)
+        return;
+    struct helper *helper = &pool->helper[0];
+    set_state(pool, &pool->ready, helper, HELPER_SENT, HELPER_IDLE);
+    wait_state(pool, &pool->ready, helper, true, WATCH_NS_MIN);
 }
 
 bool merge_pool_open(struct store *store, struct cache_table *caches, uint32_t threads, uint32_t leaf_bytes,
-                     uint32_t inline_bytes, struct merge_pool **out)
+                     uint32_t inline_bytes, void (*errand)(void *context), void *context, struct merge_pool **out)
 {
     assert(threads >= 1 && threads <= ENG_THREADS_MAX);
     struct merge_pool *pool = calloc(1, sizeof *pool);
     if (!pool)
         return false;
+    pool->errand = errand;
+    pool->errand_context = context;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->ready, NULL);
@@ -291,15 +345,20 @@ static bool lopsided(const struct merge_group *groups, size_t count, size_t tota
     return false;
 }
 
-static void ask(struct helper *helper, const struct merger *m, unsigned depth)
+/* False: it is busy. */
+static bool ask(struct helper *helper, const struct merger *m, unsigned depth)
 {
     struct merger *with = &helper->merger;
+    /* acquire: partner of the release in set_state; from here on it looks at its merger only when it is asked */
+    unsigned state = atomic_load_explicit(&helper->state, memory_order_acquire);
+    if (state == HELPER_WORKING)
+        return false;
     with->ops = m->ops;
     with->floor = m->floor;
     with->made = m->made;
     with->root = m->root;
     memcpy(with->path, m->path, depth);
-    set_state(helper->pool, &helper->pool->wake, helper, HELPER_ASKED);
+    return set_state(helper->pool, &helper->pool->wake, helper, state, HELPER_ASKED);
 }
 
 bool merge_split(struct merger *m, struct merge_group *groups, size_t count, unsigned depth)
@@ -319,19 +378,22 @@ bool merge_split(struct merger *m, struct merge_group *groups, size_t count, uns
     pool->threads = asked + 1;
     atomic_store_explicit(&pool->rest, (uint64_t)count << 32, memory_order_relaxed);
     m->pool = NULL; /* one split a merge */
+    bool helps[ENG_THREADS_MAX];
     for (uint32_t h = 0; h < asked; h++)
-        ask(&pool->helper[h], m, depth);
+        helps[h] = ask(&pool->helper[h], m, depth);
     uint64_t begun = now_ns();
     enum eng_status status = own_part(m, pool);
     uint64_t watch = watch_ns(now_ns() - begun);
     for (uint32_t h = 0; h < asked; h++) {
         struct helper *helper = &pool->helper[h];
         unsigned unheard = HELPER_ASKED;
+        if (!helps[h])
+            continue;
         /* relaxed: it did nothing */
         if (atomic_compare_exchange_strong_explicit(&helper->state, &unheard, HELPER_IDLE, memory_order_relaxed,
                                                     memory_order_relaxed))
             continue;
-        wait_state(pool, &pool->ready, helper, HELPER_IDLE, watch);
+        wait_state(pool, &pool->ready, helper, true, watch);
         if (status == ENG_OK && helper->merger.status != ENG_OK) {
             status = m->status = helper->merger.status;
             memcpy(m->error, helper->merger.error, sizeof m->error);

@@ -52,9 +52,34 @@ enum eng_status eng_drop(struct eng *eng, uint32_t root, uint64_t tag)
 enum eng_status eng_drop_below(struct eng *eng, uint32_t root, uint64_t tag)
 {
     pthread_mutex_lock(&eng->commits);
-    enum eng_status status = store_drop_below(eng->store, root, tag);
+    store_mark_below(eng->store, root, tag);
+    bool send = !eng->release_failed;
+    pthread_mutex_unlock(&eng->commits);
+    if (send && merge_pool_send(eng->pool))
+        return ENG_OK;
+    pthread_mutex_lock(&eng->commits);
+    enum eng_status status = store_free_dropped(eng->store);
+    eng->release_failed = status != ENG_OK;
     pthread_mutex_unlock(&eng->commits);
     return status;
+}
+
+enum eng_status eng_settle(struct eng *eng)
+{
+    merge_pool_settle(eng->pool);
+    pthread_mutex_lock(&eng->commits);
+    enum eng_status status = store_free_dropped(eng->store);
+    pthread_mutex_unlock(&eng->commits);
+    return status;
+}
+
+void eng_release_errand(void *context)
+{
+    struct eng *eng = context;
+    if (pthread_mutex_trylock(&eng->commits) != 0)
+        return; /* a commit frees what it can itself */
+    eng->release_failed = store_free_dropped(eng->store) != ENG_OK;
+    pthread_mutex_unlock(&eng->commits);
 }
 
 enum eng_status eng_snapshot_open(struct eng *eng, uint32_t root, uint64_t tag, struct eng_snapshot **out)

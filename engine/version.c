@@ -335,10 +335,18 @@ enum eng_status versions_release(struct store *store)
     return status;
 }
 
+enum eng_status store_free_dropped(struct store *store)
+{
+    enum eng_status status = versions_release(store);
+    if (status == ENG_OK)
+        status = store_reap(store, REAP_STEP, NULL);
+    maintenance_cooled(store);
+    return status;
+}
+
 enum eng_status store_drop(struct store *store, uint32_t lineage, uint64_t tag)
 {
     struct lineage *line = lineage_of(store, lineage);
-    enum eng_status status;
     assert(store->open == 0);
     pthread_mutex_lock(&store->versions.lock);
     struct version *found = version_find(line, tag);
@@ -354,17 +362,12 @@ enum eng_status store_drop(struct store *store, uint32_t lineage, uint64_t tag)
     if (head)
         return eng_fail(ENG_INVALID, "%s: lineage %u: the newest version (tag %llu) cannot be dropped", store->dir,
                         lineage, (unsigned long long)tag);
-    status = versions_release(store);
-    if (status == ENG_OK)
-        status = store_reap(store, REAP_STEP, NULL);
-    maintenance_cooled(store);
-    return status;
+    return store_free_dropped(store);
 }
 
-enum eng_status store_drop_below(struct store *store, uint32_t lineage, uint64_t tag)
+void store_mark_below(struct store *store, uint32_t lineage, uint64_t tag)
 {
     struct lineage *line = lineage_of(store, lineage);
-    enum eng_status status;
     assert(store->open == 0);
     pthread_mutex_lock(&store->versions.lock);
     for (size_t i = 0; i + 1 < line->count; i++) {
@@ -375,9 +378,10 @@ enum eng_status store_drop_below(struct store *store, uint32_t lineage, uint64_t
             version_mark(store, line, version);
     }
     pthread_mutex_unlock(&store->versions.lock);
-    status = versions_release(store);
-    if (status == ENG_OK)
-        status = store_reap(store, REAP_STEP, NULL);
-    maintenance_cooled(store);
-    return status;
+}
+
+enum eng_status store_drop_below(struct store *store, uint32_t lineage, uint64_t tag)
+{
+    store_mark_below(store, lineage, tag);
+    return store_free_dropped(store);
 }

@@ -58,7 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     if (status == ENG_OK) {
         uint64_t leaked, missing;
         struct store_version head;
-        need(store_reap(eng->store, UINT64_MAX, NULL) == ENG_OK);
+        need(eng_settle(eng) == ENG_OK && store_reap(eng->store, UINT64_MAX, NULL) == ENG_OK);
         need(store_audit(eng->store, &leaked, &missing) == ENG_OK && !leaked && !missing);
         for (uint32_t root = 0; root < ENG_ROOTS_MAX; root++)
             if (store_head(eng->store, root, &head))

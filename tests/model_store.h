@@ -393,6 +393,7 @@ static void audit(void)
     uint64_t leaked = 0, missing = 0;
     if (parameters.background)
         return;
+    OK(eng_settle(run.eng));
     OK(store_reap(run.eng->store, UINT64_MAX, NULL));
     OK(store_audit(run.eng->store, &leaked, &missing));
     NEED(leaked == 0 && missing == 0, "store_audit: %llu ids leaked, %llu missing", (unsigned long long)leaked,

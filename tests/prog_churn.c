@@ -351,6 +351,7 @@ static bool audit(const char *when)
     uint64_t leaked, missing;
     for (int i = 0; i < 2; i++) /* what the checkpoint before the last one named is free after the second */
         OK(eng_checkpoint(churn.eng, NULL, 0, true));
+    OK(eng_settle(churn.eng));
     OK(store_reap(churn.eng->store, UINT64_MAX, NULL));
     OK(store_audit(churn.eng->store, &leaked, &missing));
     uint64_t lost = lost_segments(false);

@@ -118,6 +118,7 @@ static const char *name_of(uint32_t c)
 static uint64_t live_bytes(void)
 {
     struct eng_statistics statistics;
+    must(eng_settle(eng), "settle");
     must(store_reap(eng->store, UINT64_MAX, NULL), "reap");
     eng_stats(eng, &statistics);
     return statistics.live_bytes;

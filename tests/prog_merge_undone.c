@@ -122,7 +122,8 @@ static bool trial(long n, uint32_t threads, bool same)
              "the tree after a failed commit");
         reader_leave(reader);
         uint64_t leaked, missing;
-        need(store_reap(eng->store, UINT64_MAX, NULL) == ENG_OK && store_audit(eng->store, &leaked, &missing) == ENG_OK,
+        need(eng_settle(eng) == ENG_OK && store_reap(eng->store, UINT64_MAX, NULL) == ENG_OK &&
+                 store_audit(eng->store, &leaked, &missing) == ENG_OK,
              "audit");
         need(leaked == 0 && missing == 0, "objects or holds without an owner after a failed commit");
     }

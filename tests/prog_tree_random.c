@@ -271,7 +271,7 @@ static void check_diff(struct eng_snapshot *then, struct eng_snapshot *now, uint
 static void check_leaks(struct eng *eng, uint64_t history, uint64_t seed, int round)
 {
     uint64_t leaked = 1, missing = 1;
-    if (store_audit(eng->store, &leaked, &missing) != ENG_OK || leaked || missing) {
+    if (eng_settle(eng) != ENG_OK || store_audit(eng->store, &leaked, &missing) != ENG_OK || leaked || missing) {
         fprintf(stderr, "%llu ids leaked, %llu missing\n", (unsigned long long)leaked, (unsigned long long)missing);
         fail("audit", history, seed, round);
     }

@@ -120,6 +120,7 @@ static inline struct eng *fixture_open_new(struct disk *disk, enum eng_durabilit
 static inline bool fixture_audit(struct eng *eng)
 {
     uint64_t leaked, missing;
+    NEED_OK(eng_settle(eng));
     NEED_OK(store_audit(eng->store, &leaked, &missing));
     if (leaked || missing)
         fprintf(stderr, "audit: %llu leaked, %llu missing\n", (unsigned long long)leaked, (unsigned long long)missing);

@@ -196,6 +196,7 @@ static void check_contents(void)
     for (uint32_t n = 0; n < KEYS; n++)
         read_key(snapshot, n);
     eng_snapshot_close(&snapshot);
+    OK(eng_settle(eng));
     OK(store_audit(eng->store, &leaked, &missing));
     ck_assert(leaked == 0 && missing == 0);
     ck_assert(store_head(eng->store, 0, &head));

@@ -129,6 +129,7 @@ static void expect_totals(struct eng_batch *batch, const char *from, const char 
 static void no_leaks(void)
 {
     uint64_t leaked = 1, missing = 1;
+    OK(eng_settle(eng));
     OK(store_audit(eng->store, &leaked, &missing));
     ck_assert_uint_eq(leaked, 0);
     ck_assert_uint_eq(missing, 0);
@@ -620,6 +621,7 @@ static void fill(struct eng_batch *batch, char prefix, unsigned count)
 
 static void reap_all(void)
 {
+    OK(eng_settle(eng));
     for (bool left = true; left;)
         OK(store_reap(eng->store, 1000, &left));
 }

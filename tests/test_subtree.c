@@ -125,6 +125,7 @@ static void commit(struct eng_batch **batch, uint64_t tag)
 static void audit(void)
 {
     uint64_t leaked, missing;
+    OK(eng_settle(eng));
     OK(store_reap(eng->store, UINT64_MAX, NULL));
     OK(store_audit(eng->store, &leaked, &missing));
     ck_assert_uint_eq(leaked, 0);

@@ -87,7 +87,7 @@ struct node *merge_read(struct merger *m, uint32_t id)
 
 /*
  * Looking ahead. Operations some places behind the one at hand are walked down the tree in stages, so that no step
- * waits for memory: two levels down (those nodes are in the cache) and the next control word is asked for; then that
+ * waits for memory: a branch of the root (which is in the cache), and the next control word is asked for; then that
  * node's lines; then its branch, the digest records beside it, and the next control word; and so on, until a leaf's
  * lines.
  */
@@ -137,10 +137,7 @@ static uint32_t ahead_stage(struct merger *m, unsigned stage, uint32_t id, const
         __builtin_prefetch(cache);
         return leaf ? 0 : id;
     }
-    id = ahead_child(m, id, op);
-    if (stage == 0 && id && store_type(m->store, id) == OBJECT_INNER)
-        id = ahead_child(m, id, op); /* the second level is in the cache too */
-    return id;
+    return ahead_child(m, id, op);
 }
 
 void merge_look_ahead(struct merger *m, size_t done)

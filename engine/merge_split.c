@@ -12,8 +12,8 @@
  * digests before it is IDLE again, so the caller's jobs above find them done. One that fails keeps its status and
  * leaves no run for anybody; the caller unwinds with it after all have stopped.
  *
- * Between merges a helper may be sent on an errand, IDLE -> SENT -> WORKING -> IDLE: what a drop leaves to be freed. One
- * that has not begun when a merge comes is given up (SENT -> ASKED); the commit frees that, too.
+ * Between merges a helper may be sent on an errand, IDLE -> SENT -> WORKING -> IDLE: what a drop leaves to be freed.
+ * One that has not begun when a merge comes is given up (SENT -> ASKED); the commit frees that, too.
  *
  * Who waits looks on for as long as its last part of a merge took, at most WATCH_NS_MAX, before it sleeps: a core that
  * sleeps is woken late, and finds its cache cold. A helper does so only if the wait before was no longer than that, so

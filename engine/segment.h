@@ -13,6 +13,8 @@
 /* FREE -> OPEN -> SEALED -> EMPTY -> FREE, no other way. */
 enum segment_state { SEGMENT_FREE, SEGMENT_OPEN, SEGMENT_SEALED, SEGMENT_EMPTY };
 
+#define SEGMENT_NO_WRITER UINT8_MAX
+
 struct segment {
     /* Units of live objects; what an arena allocated since it last settled is not yet counted. On a line of its own:
      * the threads of a merge count in several segments at once. */
@@ -32,6 +34,7 @@ struct segment {
     bool damaged;     /* the compactor found a damaged object: leave it */
     bool read_only;   /* write-protected */
     uint8_t step;     /* of its live ratio, in the heap */
+    uint8_t writer;   /* the arena that opened it since the start, SEGMENT_NO_WRITER: the compactor, or nobody */
     uint32_t heap_at; /* segment_heap.c; 0: not in it */
     /* of the hot tier, see hot.c */
     _Atomic bool hot;       /* the objects in it are */

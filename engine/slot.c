@@ -14,11 +14,12 @@ void slot_offer(struct store *store, uint64_t location, uint32_t units, bool inn
     if (segment->captured || atomic_load_explicit(&segment->retiring, memory_order_relaxed) ||
         atomic_load_explicit(&segment->live, memory_order_relaxed) == 0)
         return;
-    /* The arenas do not share the work evenly: of two in turn the one that has fewer. */
-    uint32_t turn = store->slot_turn++ % store->slot_arenas, other = (turn + 1) % store->slot_arenas;
-    struct slot_list *list = &(inner ? store->arenas[turn].inner : &store->arenas[turn])->slots[units],
+    /* Back to the arena it came from, near whose core it is; but the arenas do not share the work evenly. */
+    uint32_t home = segment->writer < store->slot_arenas ? segment->writer : store->slot_turn++ % store->slot_arenas;
+    uint32_t other = (home + 1) % store->slot_arenas;
+    struct slot_list *list = &(inner ? store->arenas[home].inner : &store->arenas[home])->slots[units],
                      *second = &(inner ? store->arenas[other].inner : &store->arenas[other])->slots[units];
-    if (second->count < list->count)
+    if (second->count + SLOTS_APART < list->count)
         list = second;
     if (list->count == list->capacity) {
         uint32_t capacity = list->capacity ? 2 * list->capacity : 64;

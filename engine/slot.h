@@ -5,9 +5,9 @@
  * from segments that were opened after the last capture, and a capture forgets all slots. The object that was there is
  * reachable from no kept or pinned version, so no reader can be looking at it.
  *
- * Slots are kept by exact size, some for each arena; places of inner nodes go back to the arenas of inner nodes. A slot
- * is stale if its segment was emptied since (the serial number changed) or is being retired for the compactor; stale
- * ones are dropped when they come up.
+ * Slots are kept by exact size, for each arena: a place goes back to the one that wrote it, whose thread has it in its
+ * core's cache; places of inner nodes go back to the arenas of inner nodes. A slot is stale if its segment was emptied
+ * since (the serial number changed) or is being retired for the compactor; stale ones are dropped when they come up.
  *
  * Who calls what: slot_offer and slots_forget between generations by the committing thread; slot_take by the arena's
  * thread within one. The compactor retires a segment and waits until the generation open at that time is closed
@@ -21,6 +21,7 @@
 #define SLOT_UNITS_MAX 64u    /* larger objects are not kept as slots */
 #define SLOT_WASTE_UNITS 2u   /* a slot this much larger than asked for is good enough */
 #define SLOTS_PER_SIZE 16384u /* in one arena */
+#define SLOTS_APART 32u       /* an arena with so many more than another gives some away */
 
 struct slot {
     uint64_t location;

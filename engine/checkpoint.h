@@ -70,6 +70,9 @@ void compact_take(struct store *store, uint32_t segment);
  * live_percent is live, or this one is all but empty? Takes the maintenance lock. */
 bool compact_due(struct store *store, uint32_t live_percent);
 #define COMPACT_ALWAYS_STEPS 3u /* sixteenths: moving one byte gives at least four back */
+/* While commits come, others are compacted when less than this of all sealed segments is live: then a moved byte gives
+ * more than one back. */
+#define COMPACT_BELOW_PERCENT 50u
 /* Moves at most batch bytes out of one segment; *more is false when the live ratio is reached. Takes the maintenance
  * lock. ENG_BUSY: a checkpoint computes checksums, nothing was done. */
 ENG_MUST_CHECK enum eng_status compact_batch(struct store *store, uint32_t live_percent, uint64_t batch,

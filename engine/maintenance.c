@@ -1,9 +1,9 @@
 /*
  * The maintenance thread: makes captured checkpoints durable and compacts.
  *
- * It sleeps until a checkpoint was captured, a segment was sealed, or a second has passed. A checkpoint comes first. It
- * then compacts in small batches while compact_due says so, and looks for a checkpoint between two batches: what is
- * broken off for one goes on after it.
+ * It sleeps until a checkpoint was captured, a segment was sealed, frees made one worth compacting (segment_cooled), or
+ * a second has passed. A checkpoint comes first. It then compacts in small batches while compact_due says so, and looks
+ * for a checkpoint between two batches: what is broken off for one goes on after it.
  *
  * The maintenance lock is held by the compactor for one batch at a time. A mutex is not fair, so others announce
  * themselves in maintenance_wanted before they wait for it, and the compactor stands back as long as somebody does.
@@ -19,9 +19,7 @@
 #include "store_internal.h"
 
 #define COMPACT_BATCH_BYTES (512u << 10)
-/* While commits come, compaction begins when less than half of the sealed segments is live: then a moved byte gives
- * more than one back. When none has come since the last look, it tidies up. */
-#define BUSY_BELOW_PERCENT 50u
+/* How far it goes once it has begun; and from where on, when no commit has come since the last look: it tidies up. */
 #define BUSY_UNTIL_PERCENT 55u
 #define IDLE_BELOW_PERCENT 75u
 #define IDLE_UNTIL_PERCENT 80u
@@ -75,7 +73,7 @@ static void maintenance_compact(struct store *store, bool idle, uint64_t *looked
         pthread_mutex_unlock(&store->segments.lock);
         *looked_ms = now;
     }
-    bool due = compact_due(store, idle ? IDLE_BELOW_PERCENT : BUSY_BELOW_PERCENT);
+    bool due = compact_due(store, idle ? IDLE_BELOW_PERCENT : COMPACT_BELOW_PERCENT);
     if (idle && !due)
         store_compact_parents(store, &checkpoint->running);
     pthread_mutex_lock(&checkpoint->lock);

@@ -449,7 +449,10 @@ void segment_cooled(struct store *store, uint32_t segment)
 {
     struct segments *segments = &store->segments;
     pthread_mutex_lock(&segments->lock);
-    if (heap_fell(segments, segment) <= COMPACT_ALWAYS_STEPS) /* relaxed: who commits looks after it has freed */
+    uint32_t step = heap_fell(segments, segment);
+    bool little = segments->heap_live * 100 < segments->heap_fill * COMPACT_BELOW_PERCENT;
+    if (step <= COMPACT_ALWAYS_STEPS || (step < HEAP_STEPS && little))
+        /* relaxed: who commits looks after it has freed */
         atomic_store_explicit(&segments->cooled, true, memory_order_relaxed);
     pthread_mutex_unlock(&segments->lock);
 }

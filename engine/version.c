@@ -331,7 +331,6 @@ enum eng_status versions_release(struct store *store)
         if (store->versions.lineages[i].count > 1)
             status = lineage_release(store, &store->versions.lineages[i]);
     reader_leave(reader);
-    maintenance_hint(store);
     return status;
 }
 

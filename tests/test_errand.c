@@ -10,7 +10,7 @@
 
 #define KEYS 20000u
 #define BATCH 400u
-#define PATIENCE_S 60
+#define PATIENCE_S 200
 
 static struct disk *disk;
 static struct eng *eng;

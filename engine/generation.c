@@ -98,8 +98,8 @@ enum eng_status arena_open_segment(struct arena *arena, uint32_t units)
     if (status)
         return status;
     arena_close_segment(arena);
-    size_t index = (size_t)(arena - store->arenas) % store->writers;
-    store->segments.table[next].writer = arena->compactor ? SEGMENT_NO_WRITER : (uint8_t)index;
+    store->segments.table[next].writer =
+        arena->compactor ? SEGMENT_NO_WRITER : (uint8_t)((size_t)(arena - store->arenas) % store->writers);
     arena->segment = next;
     arena->position = ((uint64_t)next << store->segments.shift) + segment_start(next);
     arena->end = (uint64_t)(next + 1) << store->segments.shift;

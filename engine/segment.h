@@ -34,7 +34,7 @@ struct segment {
     bool damaged;     /* the compactor found a damaged object: leave it */
     bool read_only;   /* write-protected */
     uint8_t step;     /* of its live ratio, in the heap */
-    uint8_t writer;   /* the arena that opened it since the start, SEGMENT_NO_WRITER: the compactor, or nobody */
+    uint8_t writer;   /* the arena that opened it last, SEGMENT_NO_WRITER: the compactor */
     uint32_t heap_at; /* segment_heap.c; 0: not in it */
     /* of the hot tier, see hot.c */
     _Atomic bool hot;       /* the objects in it are */

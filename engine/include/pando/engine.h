@@ -243,7 +243,9 @@ ENG_MUST_CHECK enum eng_status eng_head(struct eng *eng, uint32_t root, uint64_t
 ENG_MUST_CHECK enum eng_status eng_oldest(struct eng *eng, uint32_t root, uint64_t *tag);
 /* Number of kept versions. */
 size_t eng_version_count(struct eng *eng, uint32_t root);
-/* Drops one version or all below a tag (never the newest). An open snapshot of it stays good; space follows later. */
+/* Drops one version or all below a tag (never the newest). An open snapshot of it stays good; space follows later:
+ * eng_drop_below may leave it to another thread. What that fails with, the next one returns (ENG_DAMAGED, ENG_FULL,
+ * ENG_NO_IDS, ENG_NO_MEMORY), and tries again. */
 ENG_MUST_CHECK enum eng_status eng_drop(struct eng *eng, uint32_t root, uint64_t tag);
 ENG_MUST_CHECK enum eng_status eng_drop_below(struct eng *eng, uint32_t root, uint64_t tag);
 

@@ -5,7 +5,7 @@
  * newest are dropped after each commit (with snapshots: those no snapshot is open on). Durable: ENG_DURABLE_FSYNC, the
  * engine's own log and checkpoints.
  *
- * The keys of a batch are looked up a group at a time, since the engine can look up many keys at once.
+ * The keys of a batch are looked up together, since the engine can look up many keys at once.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@
 #include "pando/engine.h"
 #include "store.h"
 
-#define GROUP 32 /* keys looked up at a time */
+#define GROUP 1024 /* keys looked up at a time: as many as two threads share (eng_batch_get_many) */
 
 struct pando {
     struct eng *eng;

@@ -245,24 +245,28 @@ enum eng_status eng_batch_get(struct eng_batch *batch, const uint8_t *key, size_
     return status;
 }
 
-/* Up to TREE_MANY keys that no layer has, from the tree. Called in an epoch. */
-static enum eng_status tree_found(struct eng_batch *batch, size_t count, const uint8_t *const keys[],
-                                  const size_t key_bytes[], const size_t index[],
-                                  void (*found)(void *context, size_t index, const struct eng_value *value),
-                                  void *context)
+/* Lookups of keys that no layer has. */
+struct batch_lookups {
+    struct store *store;
+    void (*found)(void *context, size_t index, const struct eng_value *value);
+    void *context;
+    struct lookups tree;
+    size_t index[LOOKUPS_MAX];
+};
+
+static enum eng_status tree_found(void *context, size_t from, size_t to)
 {
-    struct store *store = batch->eng->store;
-    struct tree_value stored[TREE_MANY];
-    enum eng_status status = tree_get_many(store, batch->base->version.root, count, keys, key_bytes, stored);
-    for (size_t i = 0; i < count && status == ENG_OK; i++) {
+    const struct batch_lookups *lookups = context;
+    enum eng_status status = ENG_OK;
+    for (size_t i = from; i < to && status == ENG_OK; i++) {
         struct eng_value value;
-        if (!stored[i].stored) {
-            found(context, index[i], NULL);
+        if (!lookups->tree.value[i].stored) {
+            lookups->found(lookups->context, lookups->index[i], NULL);
             continue;
         }
-        status = tree_value_read(store, &stored[i], &value, NULL);
+        status = tree_value_read(lookups->store, &lookups->tree.value[i], &value, NULL);
         if (status == ENG_OK)
-            found(context, index[i], &value);
+            lookups->found(lookups->context, lookups->index[i], &value);
     }
     return status;
 }
@@ -276,11 +280,16 @@ enum eng_status eng_batch_get_many(struct eng_batch *batch, size_t count, const 
     for (size_t i = 0; i < count; i++)
         if (key_bytes[i] == 0 || key_bytes[i] > ENG_KEY_BYTES_MAX)
             return eng_fail(ENG_INVALID, "key: %zu bytes, must be 1 to %u", key_bytes[i], ENG_KEY_BYTES_MAX);
-    struct reader *reader = eng_enter(batch->eng);
+    struct eng *eng = batch->eng;
+    struct reader *reader = eng_enter(eng);
     if (!reader)
         return ENG_NO_READERS;
-    const uint8_t *key[TREE_MANY];
-    size_t bytes[TREE_MANY], index[TREE_MANY], n = 0;
+    struct batch_lookups lookups;
+    lookups.store = eng->store;
+    lookups.found = found;
+    lookups.context = context;
+    lookups.tree.root = batch->base->version.root;
+    lookups.tree.count = 0;
     enum eng_status status = ENG_OK;
     for (size_t i = 0; i < count && status == ENG_OK; i++) {
         const struct buffer_entry *entry;
@@ -293,16 +302,17 @@ enum eng_status eng_batch_get_many(struct eng_batch *batch, size_t count, const 
             continue;
         }
         status = batch_read_key(batch, keys[i], key_bytes[i]);
-        key[n] = keys[i];
-        bytes[n] = key_bytes[i];
-        index[n++] = i;
-        if (status == ENG_OK && n == TREE_MANY) {
-            status = tree_found(batch, n, key, bytes, index, found, context);
-            n = 0;
+        size_t n = lookups.tree.count++;
+        lookups.tree.key[n] = keys[i];
+        lookups.tree.key_bytes[n] = key_bytes[i];
+        lookups.index[n] = i;
+        if (status == ENG_OK && lookups.tree.count == LOOKUPS_MAX) {
+            status = lookups_run(&eng->lookups, &lookups.tree, tree_found, &lookups);
+            lookups.tree.count = 0;
         }
     }
-    if (status == ENG_OK && n)
-        status = tree_found(batch, n, key, bytes, index, found, context);
+    if (status == ENG_OK)
+        status = lookups_run(&eng->lookups, &lookups.tree, tree_found, &lookups);
     reader_leave(reader);
     return status;
 }

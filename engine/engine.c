@@ -59,6 +59,18 @@ static enum eng_status rebuilt_checkpoint(struct eng *eng)
     return eng_checkpoint(eng, state, bytes, true);
 }
 
+static bool open_helpers(struct eng *eng)
+{
+    const struct help_work works[HELP_KINDS] = {
+        {merge_help, eng->pool}, {lookup_help, &eng->lookups}, {eng_help_release, eng}};
+    if (!helpers_open(eng->threads - 1, works, &eng->helpers))
+        return false;
+    merge_pool_helpers(eng->pool, eng->helpers);
+    eng->lookups.store = eng->store;
+    eng->lookups.helpers = eng->helpers;
+    return true;
+}
+
 enum eng_status eng_open(const struct eng_options *options, struct eng **out)
 {
     *out = NULL;
@@ -72,6 +84,7 @@ enum eng_status eng_open(const struct eng_options *options, struct eng **out)
     eng->durability = options->durability;
     pthread_mutex_init(&eng->batches, NULL);
     pthread_mutex_init(&eng->commits, NULL);
+    lookup_share_init(&eng->lookups);
     long cores = options->threads || options->inline_only ? 1 : sysconf(_SC_NPROCESSORS_ONLN); /* it reads a file */
     eng->threads = options->threads ? options->threads : (uint32_t)(cores > 0 ? cores : 1);
     if (eng->threads > ENG_THREADS_MAX)
@@ -103,8 +116,9 @@ enum eng_status eng_open(const struct eng_options *options, struct eng **out)
         status = eng_verify_versions(eng, options);
     if (status == ENG_OK) {
         if (!merger_init(&eng->merger, eng->store, eng->caches, eng->leaf_bytes, eng->inline_bytes) ||
-            !merge_pool_open(eng->store, eng->caches, eng->threads, eng->leaf_bytes, eng->inline_bytes,
-                             eng_release_errand, eng, &eng->pool))
+            !merge_pool_open(eng->store, eng->caches, eng->threads - 1, eng->leaf_bytes, eng->inline_bytes,
+                             &eng->pool) ||
+            !open_helpers(eng))
             status = eng_fail(ENG_NO_MEMORY, "store: out of memory");
     }
     if (status == ENG_OK && options->durability >= ENG_DURABLE_MSYNC_SYNC)
@@ -133,7 +147,9 @@ void eng_close(struct eng **out)
     log_close(&eng->log);
     while (eng->spare_count)
         buffer_close(&eng->spare[--eng->spare_count]);
+    helpers_close(&eng->helpers);
     merge_pool_close(&eng->pool);
+    lookup_share_destroy(&eng->lookups);
     merger_free(&eng->merger);
     if (eng->caches) {
         cache_table_free(eng->caches);

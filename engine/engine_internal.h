@@ -7,6 +7,7 @@
 
 #include "buffer.h"
 #include "digest_cache.h"
+#include "lookup.h"
 #include "merge.h"
 #include "pando/engine.h"
 #include "pando/log.h"
@@ -23,6 +24,8 @@ struct eng {
     struct store *store;
     struct cache_table *caches;
     struct merge_pool *pool;
+    struct helpers *helpers;
+    struct lookup_share lookups;
     struct merger merger;
     struct log *log; /* ENG_DURABLE_MSYNC_SYNC and stronger */
     enum eng_durability durability;
@@ -32,7 +35,7 @@ struct eng {
     uint32_t leaf_bytes, inline_bytes, segment_bytes, threads;
     bool inline_only;
     enum eng_status failed;  /* the log failed: no more commits */
-    bool release_failed;     /* what was freed on an errand: the next drop does it itself, and says why */
+    bool release_failed;     /* by a helper: the next drop does it itself, and says why */
     pthread_mutex_t commits; /* one commit, drop or checkpoint at a time; before batches and the store's locks */
     pthread_mutex_t batches; /* order and reference counts of layers */
     struct buffer
@@ -168,7 +171,7 @@ enum eng_status eng_merge(struct eng_batch *batch, uint64_t tag, const struct en
 
 /* Until what drops left to be freed is freed (not what snapshots see). Not while others commit or drop. */
 enum eng_status eng_settle(struct eng *eng);
-/* Frees what only dropped versions see, unless somebody commits; for a thread that has nothing else to do. */
-void eng_release_errand(void *eng);
+/* Frees what only dropped versions see, unless somebody commits; for helpers_open. */
+void eng_help_release(void *eng, uint32_t helper);
 
 #endif

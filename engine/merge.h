@@ -26,6 +26,7 @@
 #include "bump.h"
 #include "digest_cache.h"
 #include "digest_queue.h"
+#include "helper.h"
 #include "hidden.h"
 #include "arena.h"
 #include "node.h"
@@ -200,15 +201,15 @@ struct merge_group {
     bool was_inner; /* the child, before the operations */
     struct set set;
 };
-bool merge_pool_open(struct store *store, struct cache_table *caches, uint32_t threads, uint32_t leaf_bytes,
-                     uint32_t inline_bytes, void (*errand)(void *context), void *context, struct merge_pool **pool);
+/* A merger for each helper. */
+bool merge_pool_open(struct store *store, struct cache_table *caches, uint32_t helpers, uint32_t leaf_bytes,
+                     uint32_t inline_bytes, struct merge_pool **pool);
+/* As many; open for as long as there are merges. */
+void merge_pool_helpers(struct merge_pool *pool, struct helpers *helpers);
+/* After they are closed. NULL inside is fine. */
 void merge_pool_close(struct merge_pool **pool);
-/* Sends a helper that has nothing to do, and looks on, on the errand. False: there is none. */
-bool merge_pool_send(struct merge_pool *pool);
-/* The errand is over, or given up before it began; waits for it, and for a merge. */
-void merge_pool_settle(struct merge_pool *pool);
-/* How often one was sent. */
-uint64_t merge_pool_errands(const struct merge_pool *pool);
+/* For helpers_open. */
+void merge_help(void *pool, uint32_t helper);
 /* Hands arenas 1.. to the helpers; m is the caller's merger. */
 void merge_pool_begin(struct merge_pool *pool, struct merger *m);
 void merge_pool_end(struct merge_pool *pool, bool undone);

@@ -55,8 +55,10 @@ enum eng_status eng_drop_below(struct eng *eng, uint32_t root, uint64_t tag)
     store_mark_below(eng->store, root, tag);
     bool send = !eng->release_failed;
     pthread_mutex_unlock(&eng->commits);
-    if (send && merge_pool_send(eng->pool))
+    if (send && helpers_count(eng->helpers) && helper_looks_on(eng->helpers, 0)) {
+        helper_ask(eng->helpers, 0, HELP_RELEASE);
         return ENG_OK;
+    }
     pthread_mutex_lock(&eng->commits);
     enum eng_status status = store_free_dropped(eng->store);
     eng->release_failed = status != ENG_OK;
@@ -66,14 +68,15 @@ enum eng_status eng_drop_below(struct eng *eng, uint32_t root, uint64_t tag)
 
 enum eng_status eng_settle(struct eng *eng)
 {
-    merge_pool_settle(eng->pool);
+    if (helpers_count(eng->helpers))
+        helper_end(eng->helpers, 0, HELP_RELEASE, 0);
     pthread_mutex_lock(&eng->commits);
     enum eng_status status = store_free_dropped(eng->store);
     pthread_mutex_unlock(&eng->commits);
     return status;
 }
 
-void eng_release_errand(void *context)
+void eng_help_release(void *context, uint32_t helper)
 {
     struct eng *eng = context;
     if (pthread_mutex_trylock(&eng->commits) != 0)

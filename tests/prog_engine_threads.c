@@ -378,6 +378,22 @@ static void *tidier_main(void *context)
     return NULL;
 }
 
+/* All accounts, in one call that a merge's helper shares. */
+static void look_all(struct eng_batch *batch)
+{
+    static uint8_t keys[ACCOUNTS][32]; /* of the one writer */
+    static const uint8_t *key[ACCOUNTS];
+    static size_t key_bytes[ACCOUNTS];
+    struct tally tally = {0};
+    for (unsigned i = 0; i < ACCOUNTS; i++) {
+        key_bytes[i] = account_key(i, keys[i]);
+        key[i] = keys[i];
+    }
+    if (eng_batch_get_many(batch, ACCOUNTS, key, key_bytes, add_found, &tally) != ENG_OK || tally.count != ACCOUNTS ||
+        tally.sum != (int64_t)ACCOUNTS * START_AMOUNT)
+        die("lookups of all accounts");
+}
+
 /* The writer of root 0, until the time is over; returns the newest tag. */
 static uint64_t write_until(time_t end)
 {
@@ -386,6 +402,8 @@ static uint64_t write_until(time_t end)
     while (time(NULL) < end) {
         if (eng_batch_open(eng, 0, NULL, &batch) != ENG_OK)
             die("batch");
+        if (tag % 2)
+            look_all(batch);
         for (unsigned i = 0; i < 150; i++) {
             uint64_t drawn = draw(&state);
             transfer(batch, (unsigned)(drawn % ACCOUNTS), (unsigned)(drawn >> 32) % ACCOUNTS,

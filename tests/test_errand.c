@@ -115,7 +115,7 @@ START_TEST(all_is_freed)
     atomic_store(&stop, false);
     NEED(pthread_create(&thread, NULL, reader, NULL) == 0);
     time_t since = time(NULL);
-    for (unsigned turn = 0; turn < 200 || (merge_pool_errands(eng->pool) < 20 && patient(since)); turn++) {
+    for (unsigned turn = 0; turn < 200 || (helpers_begun(eng->helpers, HELP_RELEASE) < 20 && patient(since)); turn++) {
         struct eng_snapshot *snapshot = NULL;
         fill_row();
         for (unsigned b = 0; b < ROW; b++) {
@@ -131,8 +131,8 @@ START_TEST(all_is_freed)
         if (turn % 20 == 0)
             no_leaks();
     }
-    ck_assert_msg(merge_pool_errands(eng->pool) >= 20, "a helper went on %llu errands in %d s",
-                  (unsigned long long)merge_pool_errands(eng->pool), PATIENCE_S);
+    ck_assert_msg(helpers_begun(eng->helpers, HELP_RELEASE) >= 20, "a helper went on %llu errands in %d s",
+                  (unsigned long long)helpers_begun(eng->helpers, HELP_RELEASE), PATIENCE_S);
     atomic_store(&stop, true);
     pthread_join(thread, NULL);
     OK(eng_drop_below(eng, 0, tag));
@@ -171,12 +171,12 @@ START_TEST(failure_is_told)
         struct list_chunk *list = newest_list();
         uint32_t count = list->count;
         list->count = UINT32_MAX;
-        uint64_t errands = merge_pool_errands(eng->pool);
+        uint64_t errands = helpers_begun(eng->helpers, HELP_RELEASE);
         enum eng_status status = eng_drop_below(eng, 0, tag);
         if (status == ENG_OK) {
             while (!release_failed() && patient(since))
                 nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL);
-            NEED(merge_pool_errands(eng->pool) > errands);
+            NEED(helpers_begun(eng->helpers, HELP_RELEASE) > errands);
             status = eng_drop_below(eng, 0, tag);
             sent++;
         }

@@ -131,8 +131,9 @@ ENG_MUST_CHECK enum eng_status eng_batch_totals(struct eng_batch *batch, const u
 ENG_MUST_CHECK enum eng_status eng_batch_get(struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
                                              struct eng_value *value);
 /* count lookups at once, with interleaved descents: calls found(context, index, value) once for each key as this batch
- * sees it, value NULL: absent, in any order; the value is valid during the call only, and found must not call the
- * engine. */
+ * sees it, value NULL: absent, in any order, in the calling thread; the value is valid during the call only, and found
+ * must not call the engine. All keys of a batch in one call are fastest: 128 and more are shared with the other cores
+ * between commits that follow each other. */
 ENG_MUST_CHECK enum eng_status
 eng_batch_get_many(struct eng_batch *batch, size_t count, const uint8_t *const keys[], const size_t key_bytes[],
                    void (*found)(void *context, size_t index, const struct eng_value *value), void *context);

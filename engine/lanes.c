@@ -57,7 +57,7 @@ void digest_entries(const struct digest_entry_job *jobs, size_t count)
 /* ---- the check at the start ----------------------------------------------------------------------------------------
  */
 
-#define CHECK_JOBS 17u /* two batches of the widest lanes and one over; every smaller count is tried too */
+#define CHECK_JOBS 33u /* two rounds of the widest lanes and one over; every smaller count is tried too */
 
 /* A sequence without a pattern that a transposition or rotation could keep: splitmix64 (Steele, Lea, Flood 2014). */
 static uint64_t check_word(uint64_t *state)

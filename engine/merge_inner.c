@@ -71,6 +71,50 @@ static const struct eng_summary *branch_trie(struct branch_trie *t, unsigned lo,
     return out;
 }
 
+/* Lists the node over the 2^level branches from base on, of a node with a branch for each of the 256 bytes. */
+static void full_node(struct branch_trie *t, unsigned base, unsigned level)
+{
+    unsigned half = 1u << (level - 1), part = base + half - 1;
+    const struct eng_summary *left = &t->record[2 * base], *right = &t->record[2 * (base + 1)];
+    if (level > 1) {
+        left = &t->record[2 * (part - half / 2) + 1];
+        right = &t->record[2 * (part + half / 2) + 1];
+    } else {
+        left = t->fresh[base] ? t->fresh[base] : left;
+        right = t->fresh[base + 1] ? t->fresh[base + 1] : right;
+    }
+    __builtin_prefetch(left);
+    __builtin_prefetch(right);
+    struct eng_summary *out = &t->record[2 * part + 1];
+    prefetch_write(out);
+    t->emit[t->count++] = (struct branch_emit){out, left, right, 9u * inner_child_depth(t->inner) + 9u - level};
+}
+
+/* The same of such a node, whose trie is known without looking at its branches: level by level from the leaves up, the
+ * first branch of what is dirty on each. */
+static void full_trie(struct branch_trie *t)
+{
+    static const uint64_t first_of[] = {~0ull,
+                                        0x5555555555555555ull,
+                                        0x1111111111111111ull,
+                                        0x0101010101010101ull,
+                                        0x0001000100010001ull,
+                                        0x0000000100000001ull,
+                                        1};
+    uint64_t dirty[4];
+    memcpy(dirty, t->dirty, sizeof dirty);
+    for (unsigned level = 1; level <= 6; level++)
+        for (unsigned w = 0; w < 4; w++) {
+            dirty[w] = (dirty[w] | dirty[w] >> (1u << (level - 1))) & first_of[level];
+            for (uint64_t bits = dirty[w]; bits; bits &= bits - 1)
+                full_node(t, 64 * w + (unsigned)__builtin_ctzll(bits), level);
+        }
+    for (unsigned w = 0; w < 4; w += 2)
+        if (dirty[w] | dirty[w + 1])
+            full_node(t, 64 * w, 7);
+    full_node(t, 0, 8);
+}
+
 void inner_digest(struct merger *m, struct inner *inner, struct digest_cache *cache, const uint64_t dirty[DIRTY_WORDS],
                   const struct eng_summary *const fresh[])
 {
@@ -80,7 +124,10 @@ void inner_digest(struct merger *m, struct inner *inner, struct digest_cache *ca
     t.dirty = dirty;
     t.fresh = fresh;
     t.count = 0;
-    branch_trie(&t, 0, inner->branches - 1u, true);
+    if (inner->branches == 256 && !inner->own)
+        full_trie(&t);
+    else
+        branch_trie(&t, 0, inner->branches - 1u, true);
     for (unsigned i = 0; i + 1 < t.count; i++) {
         const struct branch_emit *e = &t.emit[i];
         digest_emit_node(&m->queue, e->out, e->left, e->right, e->bit, NULL);
@@ -176,12 +223,12 @@ struct set inner_rehang(struct merger *m, struct inner *inner, unsigned depth)
 
 /* The new version of a node whose branches stay: groups hold what became of some of them. */
 static struct set replace_children(struct merger *m, struct inner *inner, struct digest_cache *cache, unsigned depth,
-                                   const struct merge_group *groups, size_t count, bool all_dirty)
+                                   const struct merge_group *groups, size_t count, uint64_t weight, bool all_dirty)
 {
     unsigned child_depth = inner_child_depth(inner), branches = inner->branches;
     uint32_t id;
     struct inner *copy = inner_alloc(m, inner_bytes(branches, child_depth - depth), &id);
-    copy->node.weight = inner->node.weight;
+    copy->node.weight = weight;
     copy->branches = inner->branches;
     copy->depth = (uint16_t)depth;
     copy->prefix_bytes = (uint16_t)(child_depth - depth);
@@ -193,7 +240,6 @@ static struct set replace_children(struct merger *m, struct inner *inner, struct
     memset(fresh, 0, branches * sizeof *fresh);
     if (all_dirty)
         memset(dirty, 0xff, sizeof dirty);
-    uint64_t weight = 0;
     for (size_t g = 0; g < count; g++) {
         const struct merge_group *group = &groups[g];
         if (group->branch < 0 || (group->set.kind == SET_NODE && group->set.id == group->child))
@@ -205,9 +251,6 @@ static struct set replace_children(struct merger *m, struct inner *inner, struct
         mark(dirty, b);
         fresh[b] = &merge_read(m, child)->summary;
     }
-    for (unsigned b = 0; b < branches; b++)
-        weight += cache->weight[b];
-    copy->node.weight = weight;
     inner_digest(m, copy, cache, dirty, fresh);
     cache_move(m, inner->node.object.id, id);
     merge_kill(m, &inner->node.object);
@@ -233,10 +276,12 @@ static bool range_fits(const struct merger *m, const struct inner *inner, const 
     return set_is_light(m, count, weight, inner_child_depth(inner));
 }
 
-/* Takes the groups' results into the cache's counts and weights; true if branches must be cut anew. */
+/* Takes the groups' results into the cache's counts and weights; true if branches must be cut anew, otherwise *weight
+ * is that of the node. */
 static bool shape_changes(struct merger *m, const struct inner *inner, struct digest_cache *cache,
-                          const struct merge_group *groups, size_t count)
+                          const struct merge_group *groups, size_t count, uint64_t *weight)
 {
+    *weight = inner->node.weight;
     unsigned child_depth = inner_child_depth(inner);
     bool changes = false, lost_any = false;
     uint64_t lost[DIRTY_WORDS] = {0};
@@ -256,6 +301,7 @@ static bool shape_changes(struct merger *m, const struct inner *inner, struct di
             changes = true;
             continue;
         }
+        *weight += set->weight - had_weight;
         if (set->kind == SET_PENDING &&
             !set_is_light(m, set->count, set->weight, entries_common(set->entries, set->count)))
             changes = true;
@@ -266,12 +312,10 @@ static bool shape_changes(struct merger *m, const struct inner *inner, struct di
     }
     if (changes || !lost_any)
         return changes;
-    uint64_t total = 0, weight = 0;
-    for (unsigned b = 0; b < inner->branches; b++) {
+    uint64_t total = 0;
+    for (unsigned b = 0; b < inner->branches; b++)
         total += cache->record[2 * b].count;
-        weight += cache->weight[b];
-    }
-    if (set_is_light(m, total, weight, child_depth))
+    if (set_is_light(m, total, *weight, child_depth))
         return true;
     for (size_t g = 0; g < count; g++) {
         int b = groups[g].branch;
@@ -477,9 +521,10 @@ struct set inner_regroup(struct merger *m, struct inner *inner, struct digest_ca
     }
     /* changed in place from here on: an undone merge must forget it, wherever it stops */
     cache_move(m, inner->node.object.id, inner->node.object.id);
-    if (shape_changes(m, inner, cache, groups, count))
+    uint64_t weight;
+    if (shape_changes(m, inner, cache, groups, count, &weight))
         return recut(m, inner, cache, depth, groups, count, fresh_cache);
-    return replace_children(m, inner, cache, depth, groups, count, fresh_cache);
+    return replace_children(m, inner, cache, depth, groups, count, weight, fresh_cache);
 }
 
 struct set merge_inner(struct merger *m, struct inner *inner, unsigned depth, size_t lo, size_t hi)

@@ -121,8 +121,8 @@ static void leaf_digest(struct trie *t)
         digest_queue_run(&t->m->queue);
 }
 
-/* The compiler is not to know that the size has a bound: it would copy with `rep movs`, which takes longer to begin than
- * the library takes for such a value. */
+/* The compiler is not to know that the size has a bound: it would copy with `rep movs`, which takes longer to begin
+ * than the library takes for such a value. */
 static void copy_stored(uint8_t *to, const uint8_t *stored, uint16_t form)
 {
     size_t bytes = FORM_BYTES(form);

@@ -87,9 +87,9 @@ struct node *merge_read(struct merger *m, uint32_t id)
 
 /*
  * Looking ahead. Operations some places behind the one at hand are walked down the tree in stages, so that no step
- * waits for memory: a branch of the root (which is in the cache), and the next control word is asked for; then that
- * node's lines; then its branch, the digest records beside it, and the next control word; and so on, until a leaf's
- * lines.
+ * waits for memory: key and value of the operation itself, which another core may have written; a branch of the root
+ * (which is in the cache), and the next control word is asked for; then that node's lines; then its branch, the digest
+ * records beside it, and the next control word; and so on, until a leaf's lines.
  */
 #define AHEAD_STEP 2u  /* operations between two stages; further ahead it pushes out what is needed first */
 #define LEAF_LINES 22u /* of 64 bytes: most of a leaf */
@@ -128,7 +128,7 @@ static uint32_t ahead_child(struct merger *m, uint32_t id, const operation *op)
 
 static uint32_t ahead_stage(struct merger *m, unsigned stage, uint32_t id, const operation *op)
 {
-    if (stage % 2) { /* the node's lines */
+    if (stage % 2 == 0) { /* the node's lines */
         const uint8_t *node = (const uint8_t *)store_object(m->store, id);
         bool leaf = store_type(m->store, id) != OBJECT_INNER;
         for (unsigned line = 0; node && line < (leaf ? LEAF_LINES : INNER_LINES); line++)
@@ -154,10 +154,14 @@ void merge_look_ahead(struct merger *m, size_t done)
             until = m->ahead[stage - 1];
         for (; *at < until; ++*at) {
             uint32_t *id = &m->ahead_id[*at % AHEAD_RING];
-            if (stage == 0)
+            const operation *op = &m->ops[*at];
+            if (stage == 0) {
+                __builtin_prefetch(op->key);
+                __builtin_prefetch(op->value);
                 *id = m->root;
-            if (*id)
-                *id = ahead_stage(m, stage, *id, &m->ops[*at]);
+            } else if (*id) {
+                *id = ahead_stage(m, stage, *id, op);
+            }
         }
     }
 }

@@ -78,7 +78,7 @@ struct made {
 struct merge_pool;
 struct merge_group;
 
-#define AHEAD_STAGES 6u
+#define AHEAD_STAGES 7u
 #define AHEAD_RING 64u
 
 struct merger {

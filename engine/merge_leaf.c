@@ -280,7 +280,7 @@ static bool patch_plan(const struct merger *m, const struct leaf *leaf, unsigned
     for (unsigned i = 0; i < p->count; i++) {
         const operation *op = &m->ops[lo + i];
         if (op->kind != BUFFER_PUT || op->value_bytes > DIGEST_VALUE_INLINE_MAX || op->tag == ENG_TREE ||
-            op->key_bytes < common || memcmp(op->key + depth, leaf_prefix(leaf), leaf->prefix_bytes) != 0)
+            op->key_bytes < common || !bytes_equal(op->key + depth, leaf_prefix(leaf), leaf->prefix_bytes))
             return false;
         int found = leaf_find(leaf, op->key + common, op->key_bytes - common, op->hash);
         p->insert[i] = found < 0;

@@ -160,6 +160,26 @@ static inline struct leaf_entry leaf_entry_at(const struct leaf *leaf, unsigned 
     return e;
 }
 
+/* memcmp without a call, for what is nearly always short and equal. */
+static inline bool bytes_equal(const uint8_t *a, const uint8_t *b, size_t bytes)
+{
+    if (bytes < 8) {
+        while (bytes && a[bytes - 1] == b[bytes - 1])
+            bytes--;
+        return bytes == 0;
+    }
+    uint64_t x, y;
+    for (size_t i = 0; i + 8 < bytes; i += 8) {
+        memcpy(&x, a + i, 8);
+        memcpy(&y, b + i, 8);
+        if (x != y)
+            return false;
+    }
+    memcpy(&x, a + bytes - 8, 8);
+    memcpy(&y, b + bytes - 8, 8);
+    return x == y;
+}
+
 /* Index of the entry whose suffix is this one, or -1. */
 static inline int leaf_find(const struct leaf *leaf, const uint8_t *suffix, size_t suffix_bytes, uint8_t hash)
 {
@@ -177,7 +197,7 @@ static inline int leaf_find(const struct leaf *leaf, const uint8_t *suffix, size
             unsigned at = i + (unsigned)__builtin_ctz(mask);
             mask &= mask - 1;
             struct leaf_entry e = leaf_entry_at(leaf, at);
-            if (e.suffix_bytes == suffix_bytes && memcmp(e.suffix, suffix, suffix_bytes) == 0)
+            if (e.suffix_bytes == suffix_bytes && bytes_equal(e.suffix, suffix, suffix_bytes))
                 return (int)at;
         }
     }
@@ -186,7 +206,7 @@ static inline int leaf_find(const struct leaf *leaf, const uint8_t *suffix, size
         if (hashes[i] != hash)
             continue;
         struct leaf_entry e = leaf_entry_at(leaf, i);
-        if (e.suffix_bytes == suffix_bytes && memcmp(e.suffix, suffix, suffix_bytes) == 0)
+        if (e.suffix_bytes == suffix_bytes && bytes_equal(e.suffix, suffix, suffix_bytes))
             return (int)i;
     }
 #endif

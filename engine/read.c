@@ -20,7 +20,7 @@ uint8_t key_hash(const uint8_t *key, size_t key_bytes)
 static inline int descend(const struct inner *inner, const uint8_t *key, size_t key_bytes)
 {
     unsigned at = inner->depth + inner->prefix_bytes;
-    if (inner->prefix_bytes && (key_bytes < at || memcmp(key + inner->depth, inner_prefix(inner), inner->prefix_bytes)))
+    if (inner->prefix_bytes && (key_bytes < at || !bytes_equal(key + inner->depth, inner_prefix(inner), inner->prefix_bytes)))
         return -1;
     if (key_bytes <= at)
         return key_bytes == at && inner->own ? 0 : -1;
@@ -32,7 +32,7 @@ static inline int descend(const struct inner *inner, const uint8_t *key, size_t 
 static inline int leaf_lookup(const struct leaf *leaf, const uint8_t *key, size_t key_bytes, uint8_t hash)
 {
     unsigned common = leaf->depth + leaf->prefix_bytes;
-    if (key_bytes < common || memcmp(key + leaf->depth, leaf_prefix(leaf), leaf->prefix_bytes) != 0)
+    if (key_bytes < common || !bytes_equal(key + leaf->depth, leaf_prefix(leaf), leaf->prefix_bytes))
         return -1;
     return leaf_find(leaf, key + common, key_bytes - common, hash);
 }

@@ -4,12 +4,12 @@
  * The state of a helper is one word: the kinds of work it is asked for, and the one it does. Asking sets a bit; the
  * helper takes the most urgent one and clears it, marking that it does it; when it is done it clears the mark. So who
  * asked can see whether it has begun, and takes it back if it has not: nobody waits for a helper whose core is busy
- * with something else.
+ * with something else (one that has begun, and loses its core then, is waited for).
  *
- * Who waits looks on for as long as its last part of a merge took, at most WATCH_NS_MAX, before it sleeps: a core that
- * sleeps is woken late, and finds its cache cold. A helper does so only if the wait between its last two merges was no
- * longer than that, so it watches between the batches of one who commits without a pause, and never where blocks come
- * seldom; and it yields its core to whoever has something to do.
+ * Who waits looks on for a while before it sleeps, for a core that sleeps is woken late, and finds its cache cold: as
+ * long as the caller's own part took; a helper as long as its last part of a merge took, at most WATCH_NS_MAX, and only
+ * if the wait before that was no longer and it has not slept since. So it watches between the batches of one who
+ * commits without a pause, and never where blocks come seldom; and it yields its core to whoever has something to do.
  */
 #include "helper.h"
 
@@ -39,13 +39,14 @@ struct helper {
     uint64_t merged_ns;     /* its own: what its last part of a merge took */
     bool watches;           /* its own: the wait before that was no longer */
     _Atomic bool watching;  /* a hint: it looks on now */
+    pthread_cond_t wake;    /* it is asked */
+    pthread_cond_t ready;   /* it has done something */
 };
 
 struct helpers {
     uint32_t count;
     struct help_work works[HELP_KINDS];
     pthread_mutex_t lock;
-    pthread_cond_t wake, ready;
     _Atomic bool stop;
     _Atomic uint64_t begun[HELP_KINDS];
     struct helper helper[];
@@ -83,19 +84,24 @@ static bool arrived(struct helper *helper, unsigned bits, bool set)
            atomic_load(&helper->all->stop);
 }
 
-/* Waits until it is so; looks on for so long before it sleeps. */
-static void wait_state(struct helper *helper, pthread_cond_t *condition, unsigned bits, bool set, uint64_t watch)
+/* Looks on for so long; true: it is so. */
+static bool watch_state(struct helper *helper, unsigned bits, bool set, uint64_t watch)
 {
-    struct helpers *all = helper->all;
     uint64_t until = helper_now_ns() + watch;
     do {
         for (int i = 0; i < WATCH_PAUSES; i++) {
             if (arrived(helper, bits, set))
-                return;
+                return true;
             pause_cpu();
         }
         sched_yield();
     } while (helper_now_ns() < until);
+    return false;
+}
+
+static void sleep_until(struct helper *helper, pthread_cond_t *condition, unsigned bits, bool set)
+{
+    struct helpers *all = helper->all;
     pthread_mutex_lock(&all->lock);
     while (!arrived(helper, bits, set))
         pthread_cond_wait(condition, &all->lock);
@@ -123,8 +129,12 @@ static void *helper_main(void *context)
     for (;;) {
         /* relaxed: who believes it and is wrong wakes this thread, that is all */
         atomic_store_explicit(&helper->watching, helper->watches, memory_order_relaxed);
-        wait_state(helper, &all->wake, ASKED_MASK, true, helper_watch_ns(helper->watches ? helper->merged_ns : 0));
+        bool asked = watch_state(helper, ASKED_MASK, true, helper_watch_ns(helper->watches ? helper->merged_ns : 0));
         atomic_store_explicit(&helper->watching, false, memory_order_relaxed);
+        if (!asked) {
+            helper->watches = false;
+            sleep_until(helper, &helper->wake, ASKED_MASK, true);
+        }
         if (atomic_load(&all->stop))
             return NULL;
         unsigned state = atomic_load_explicit(&helper->state, memory_order_relaxed);
@@ -142,7 +152,7 @@ static void *helper_main(void *context)
             merged = helper_now_ns();
             helper->merged_ns = merged - begun;
         }
-        change(helper, &all->ready, DOING(what), 0);
+        change(helper, &helper->ready, DOING(what), 0);
     }
 }
 
@@ -155,8 +165,6 @@ bool helpers_open(uint32_t count, const struct help_work works[HELP_KINDS], stru
     for (unsigned kind = 0; kind < HELP_KINDS; kind++)
         all->works[kind] = works[kind];
     pthread_mutex_init(&all->lock, NULL);
-    pthread_cond_init(&all->wake, NULL);
-    pthread_cond_init(&all->ready, NULL);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, HELPER_STACK_BYTES);
@@ -164,7 +172,14 @@ bool helpers_open(uint32_t count, const struct help_work works[HELP_KINDS], stru
         struct helper *helper = &all->helper[i];
         helper->all = all;
         helper->index = i;
-        all->count += pthread_create(&helper->thread, &attributes, helper_main, helper) == 0;
+        pthread_cond_init(&helper->wake, NULL);
+        pthread_cond_init(&helper->ready, NULL);
+        if (pthread_create(&helper->thread, &attributes, helper_main, helper) == 0) {
+            all->count++;
+            continue;
+        }
+        pthread_cond_destroy(&helper->ready);
+        pthread_cond_destroy(&helper->wake);
     }
     pthread_attr_destroy(&attributes);
     if (all->count == count)
@@ -180,12 +195,14 @@ void helpers_close(struct helpers **helpers)
         return;
     pthread_mutex_lock(&all->lock);
     atomic_store(&all->stop, true);
-    pthread_cond_broadcast(&all->wake);
-    pthread_mutex_unlock(&all->lock);
     for (uint32_t i = 0; i < all->count; i++)
+        pthread_cond_signal(&all->helper[i].wake);
+    pthread_mutex_unlock(&all->lock);
+    for (uint32_t i = 0; i < all->count; i++) {
         pthread_join(all->helper[i].thread, NULL);
-    pthread_cond_destroy(&all->ready);
-    pthread_cond_destroy(&all->wake);
+        pthread_cond_destroy(&all->helper[i].ready);
+        pthread_cond_destroy(&all->helper[i].wake);
+    }
     pthread_mutex_destroy(&all->lock);
     free(all);
     *helpers = NULL;
@@ -198,18 +215,20 @@ uint32_t helpers_count(const struct helpers *helpers)
 
 void helper_ask(struct helpers *helpers, uint32_t helper, enum help what)
 {
-    change(&helpers->helper[helper], &helpers->wake, 0, what);
+    change(&helpers->helper[helper], &helpers->helper[helper].wake, 0, what);
 }
 
 void helper_end(struct helpers *helpers, uint32_t index, enum help what, uint64_t watch)
 {
     struct helper *helper = &helpers->helper[index];
     unsigned state = atomic_load_explicit(&helper->state, memory_order_relaxed);
-    while (state & what) /* relaxed: it did nothing */
-        if (atomic_compare_exchange_weak_explicit(&helper->state, &state, state & ~(unsigned)what, memory_order_relaxed,
+    while (state & what && /* relaxed: it did nothing */
+           !atomic_compare_exchange_weak_explicit(&helper->state, &state, state & ~(unsigned)what, memory_order_relaxed,
                                                   memory_order_relaxed))
-            return;
-    wait_state(helper, &helpers->ready, DOING(what), false, watch);
+        ;
+    /* asked for twice, the first may be being done */
+    if (!watch_state(helper, DOING(what), false, watch))
+        sleep_until(helper, &helper->ready, DOING(what), false);
 }
 
 bool helper_looks_on(const struct helpers *helpers, uint32_t helper)

@@ -2,7 +2,8 @@
  * Threads that help the one that commits (helper.c).
  *
  * A helper can be asked for three kinds of work; of several it begins with the most urgent, and goes on until it has
- * been asked for nothing. Each kind has one owner at a time, who asks and then ends what it asked for.
+ * been asked for nothing more. Who asks for a part of a merge or of lookups ends it again, and one at a time does; to
+ * free can be asked for by anybody, at any time.
  */
 #ifndef ENGINE_HELPER_H
 #define ENGINE_HELPER_H
@@ -33,8 +34,8 @@ uint32_t helpers_count(const struct helpers *helpers);
 
 /* Published with it: everything that was written before. Asked twice is asked once. */
 void helper_ask(struct helpers *helpers, uint32_t helper, enum help what);
-/* Takes back what was asked for if it has not begun, and waits for it otherwise; looks on for so long (helper_watch_ns)
- * before it sleeps. What the helper wrote is seen. */
+/* Takes back what was asked for if it has not begun, and waits until nothing of the kind is being done; looks on for so
+ * long (helper_watch_ns) before it sleeps. What the helper wrote is seen. */
 void helper_end(struct helpers *helpers, uint32_t helper, enum help what, uint64_t watch_ns);
 /* A hint: it looks on for work, so it would begin at once. */
 bool helper_looks_on(const struct helpers *helpers, uint32_t helper);

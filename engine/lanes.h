@@ -2,9 +2,9 @@
  * Many digests at once: BLAKE2b of independent messages of at most one block, in vector lanes.
  *
  * digest_nodes and digest_entries give, for every job, the very bytes of digest_node and digest_entry (pando/digest.h).
- * The jobs of one call are independent of each other. 8 lanes with AVX-512, 4 with AVX2, 2 with NEON, one block at a
- * time in portable C where there is nothing else; chosen once by digest_init(), or forced for tests and benchmarks by
- * digest_use_lanes(). Reentrant: any thread, no shared state written.
+ * The jobs of one call are independent of each other. Twice 8 lanes with AVX-512, 4 with AVX2, 2 with NEON, one block
+ * at a time in portable C where there is nothing else; chosen once by digest_init(), or forced for tests and benchmarks
+ * by digest_use_lanes(). Reentrant: any thread, no shared state written.
  */
 #ifndef ENGINE_LANES_H
 #define ENGINE_LANES_H

@@ -1,5 +1,5 @@
 /*
- * Eight BLAKE2b blocks at once with AVX-512F.
+ * Eight BLAKE2b blocks at once with AVX-512F, or twice eight.
  *
  * Lane i of every vector belongs to job i. A batch of eight: load the two 64-byte halves of each message as one vector
  * each, transpose them 8x8 so that m[w] holds word w of all lanes, run the 12 rounds, transpose the four words of the

@@ -164,6 +164,7 @@ struct digest_cache *inner_cache(struct merger *m, struct inner *inner, bool *fr
         return cache;
     const uint32_t *child = inner_child(inner);
     unsigned branches = inner->branches;
+    uint64_t weight = 0;
     for (unsigned i = 0; i < branches; i++)
         store_prefetch_control(m->store, child[i]);
     cache = digest_cache_new(m->caches, branches);
@@ -178,6 +179,12 @@ struct digest_cache *inner_cache(struct merger *m, struct inner *inner, bool *fr
         const struct node *node = merge_read(m, child[i]);
         cache->record[2 * i] = node->summary;
         cache->weight[i] = node->weight;
+        weight += node->weight;
+    }
+    if (weight != inner->node.weight) { /* from here on it is carried on by differences */
+        (void)eng_fail(ENG_DAMAGED, "inner node %u: weight %llu, its children together %llu", id,
+                       (unsigned long long)inner->node.weight, (unsigned long long)weight);
+        merge_fail(m, ENG_DAMAGED);
     }
     return cache;
 }

@@ -20,7 +20,8 @@ uint8_t key_hash(const uint8_t *key, size_t key_bytes)
 static inline int descend(const struct inner *inner, const uint8_t *key, size_t key_bytes)
 {
     unsigned at = inner->depth + inner->prefix_bytes;
-    if (inner->prefix_bytes && (key_bytes < at || !bytes_equal(key + inner->depth, inner_prefix(inner), inner->prefix_bytes)))
+    if (inner->prefix_bytes &&
+        (key_bytes < at || !bytes_equal(key + inner->depth, inner_prefix(inner), inner->prefix_bytes)))
         return -1;
     if (key_bytes <= at)
         return key_bytes == at && inner->own ? 0 : -1;

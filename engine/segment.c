@@ -143,6 +143,8 @@ void segments_reclaim(struct store *store)
             segments->empty[kept++] = n;
             continue;
         }
+        /* slot_take, which may have found a slot of it stale and be giving it back, is in the writer's epoch of before
+         */
         assert(atomic_load_explicit(&segment->live, memory_order_relaxed) == 0);
         segment->state = SEGMENT_FREE;
         segments->free[segments->free_count++] = n;
@@ -430,10 +432,13 @@ static void segment_to_empty(struct store *store, uint32_t n)
     /* acquire: partner of the subtraction in segment_release */
     if (atomic_load_explicit(&segment->live, memory_order_acquire) != 0)
         return;
+    /* seq_cst, in this order: partner of slot_take. From here on slots of it are stale; one taken just before lives. */
+    atomic_fetch_add(&segment->serial, 1);
+    if (atomic_load(&segment->live) != 0)
+        return;
     hot_forget(store, n);
     segment->state = SEGMENT_EMPTY;
     heap_take(segments, n);
-    atomic_fetch_add_explicit(&segment->serial, 1, memory_order_relaxed);
     segment->emptied = epoch_advance(store);
     segments->empty[segments->empty_count++] = n;
 }

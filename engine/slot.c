@@ -10,9 +10,12 @@ void slot_offer(struct store *store, uint64_t location, uint32_t units, bool inn
     if (units > SLOT_UNITS_MAX || store->undoing)
         return;
     struct segment *segment = &store->segments.table[segment_of(store, location)];
-    /* relaxed: what empties a segment at this time is this thread, or the compactor after it retired the segment */
+    /* seq_cst, in this order: partners are in segment_to_empty. What moves single objects (compact_parent, hot.c) may
+     * empty the segment meanwhile: then the serial number is the old one and the slot stale, or nothing lives here any
+     * more. retiring: relaxed, slot_take looks again */
+    uint32_t serial = atomic_load(&segment->serial);
     if (segment->captured || atomic_load_explicit(&segment->retiring, memory_order_relaxed) ||
-        atomic_load_explicit(&segment->live, memory_order_relaxed) == 0)
+        atomic_load(&segment->live) == 0)
         return;
     /* Back to the arena it came from, near whose core it is; but the arenas do not share the work evenly. */
     uint32_t home = segment->writer < store->slot_arenas ? segment->writer : store->slot_turn++ % store->slot_arenas;
@@ -31,7 +34,7 @@ void slot_offer(struct store *store, uint64_t location, uint32_t units, bool inn
         list->slots = slots;
         list->capacity = capacity;
     }
-    list->slots[list->count++] = (struct slot){location, atomic_load_explicit(&segment->serial, memory_order_relaxed)};
+    list->slots[list->count++] = (struct slot){location, serial};
 }
 
 void slots_forget(struct store *store)
@@ -59,8 +62,13 @@ uint64_t slot_take(struct arena *arena, uint32_t units, uint32_t *got)
             if (atomic_load(&segment->retiring) ||
                 atomic_load_explicit(&segment->serial, memory_order_relaxed) != slot.serial)
                 continue;
-            /* relaxed: nobody may find this segment empty before the generation is closed, which publishes it */
-            atomic_fetch_add_explicit(&segment->live, u, memory_order_relaxed);
+            /* seq_cst, in this order: partners are in segment_to_empty, where a segment is emptied whose last object
+             * was moved away just now; it sees this one, or this thread sees the new serial number. */
+            atomic_fetch_add(&segment->live, u);
+            if (atomic_load(&segment->serial) != slot.serial) {
+                segment_release(store, segment_of(store, slot.location), u);
+                continue;
+            }
             atomic_store_explicit(&segment->newest, arena->generation, memory_order_relaxed);
             *got = u;
             if (list->count) { /* the next one is on its way when it is asked for */

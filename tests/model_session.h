@@ -377,7 +377,7 @@ static void session_get(struct session *s, int h, uint32_t k)
     need_value(status, &s->tree[h]->at[k], &value, "eng_batch_get", k);
 }
 
-#define MANY_MAX 40
+#define MANY_MAX 300 /* more than a helper must share */
 struct many {
     const struct mtree *tree;
     uint32_t key[MANY_MAX];

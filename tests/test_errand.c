@@ -1,4 +1,5 @@
-/* What a drop leaves to a merge's helper (merge_split.c): it is done, all of it, and a failure of it is told later. */
+/* What a drop leaves to a merge's helper (helper.c, snapshot.c): it is done, all of it, and a failure of it is told
+ * later. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,9 +175,10 @@ START_TEST(failure_is_told)
         uint64_t errands = helpers_begun(eng->helpers, HELP_RELEASE);
         enum eng_status status = eng_drop_below(eng, 0, tag);
         if (status == ENG_OK) {
-            while (!release_failed() && patient(since))
+            while (helpers_begun(eng->helpers, HELP_RELEASE) == errands && patient(since))
                 nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL);
-            NEED(helpers_begun(eng->helpers, HELP_RELEASE) > errands);
+            helper_end(eng->helpers, 0, HELP_RELEASE, 0);
+            NEED(release_failed());
             status = eng_drop_below(eng, 0, tag);
             sent++;
         }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "engine_internal.h"
 #include "need.h"
@@ -15,7 +16,7 @@
 #define ASKED 2500u /* more than one round of lookups */
 #define FEW 320u    /* so few that there are leaves of which one key is asked for */
 #define STEP 7919u
-#define PATIENCE_S 200
+#define PATIENCE_S 150
 
 static struct disk *disk;
 static struct eng *eng;
@@ -108,9 +109,21 @@ static void commit(struct eng_batch **batch)
     OK(eng_drop_below(eng, 0, tag));
 }
 
+/* On one core a helper begins only if it pushes the caller aside just then. */
+static bool one_core(void)
+{
+    return sysconf(_SC_NPROCESSORS_ONLN) < 2;
+}
+
 static bool helped_enough(time_t since, uint64_t wanted)
 {
-    return helpers_begun(eng->helpers, HELP_LOOKUP) >= wanted || time(NULL) - since > PATIENCE_S;
+    return helpers_begun(eng->helpers, HELP_LOOKUP) >= wanted || time(NULL) - since > PATIENCE_S || one_core();
+}
+
+static void helped_at_all(uint64_t wanted)
+{
+    if (!one_core())
+        ck_assert_uint_ge(helpers_begun(eng->helpers, HELP_LOOKUP), wanted);
 }
 
 static void fill(void)
@@ -148,7 +161,7 @@ START_TEST(all_are_found)
         eng_batch_close(&row[1]);
         commit(&row[2]);
     }
-    ck_assert_uint_ge(helpers_begun(eng->helpers, HELP_LOOKUP), 30);
+    helped_at_all(30);
     close_store();
 }
 END_TEST
@@ -189,7 +202,7 @@ START_TEST(beside_another_root)
         write_some(batch, round);
         commit(&batch);
     }
-    ck_assert_uint_ge(helpers_begun(eng->helpers, HELP_LOOKUP), 30);
+    helped_at_all(30);
     atomic_store(&stop, true);
     pthread_join(thread, NULL);
     close_store();
@@ -212,12 +225,20 @@ static _Atomic uint64_t *leaf_word(uint32_t id, uint64_t i)
     }
 }
 
-/* A leaf that only one of the keys asked for lies in: one of the first or the last TREE_MANY. */
+/* What damage_is_told writes meanwhile: these rounds, so these keys. */
+#define WRITTEN_ROUND 13u
+#define WRITTEN_ROUNDS 5u
+static bool is_written(uint64_t i)
+{
+    return i >= WRITTEN_ROUND * BATCH && i < (WRITTEN_ROUND + WRITTEN_ROUNDS) * BATCH;
+}
+
+/* A leaf that only one of the keys asked for lies in: one of the first or the last TREE_MANY, and not in the batch. */
 static _Atomic uint64_t *lone_leaf(uint32_t root, bool last)
 {
     for (uint64_t i = last ? FEW - TREE_MANY : 0;; i++) {
         _Atomic uint64_t *word = leaf_word(root, i * STEP % (KEYS + BATCH));
-        bool lone = true;
+        bool lone = !is_written(i * STEP % (KEYS + BATCH));
         NEED(i < FEW);
         for (uint64_t j = 0; j < FEW && lone; j++)
             lone = j == i || leaf_word(root, j * STEP % (KEYS + BATCH)) != word;
@@ -238,8 +259,7 @@ START_TEST(damage_is_told)
         for (unsigned b = 0; b < 3; b++) {
             OK(eng_batch_open(eng, 0, b ? row[b - 1] : NULL, &row[b]));
             if (b < 2) {
-                write_some(row[b],
-                           13 + (round + b) % 5); /* other keys than the first and the last that are asked for */
+                write_some(row[b], WRITTEN_ROUND + (round + b) % WRITTEN_ROUNDS);
                 OK(eng_batch_freeze(row[b]));
             }
         }
@@ -257,7 +277,7 @@ START_TEST(damage_is_told)
             eng_batch_close(&row[b]);
         OK(eng_drop_below(eng, 0, tag));
     }
-    ck_assert_uint_ge(helpers_begun(eng->helpers, HELP_LOOKUP), 10);
+    helped_at_all(10);
     close_store();
 }
 END_TEST

@@ -76,8 +76,8 @@ struct eng_options {
     uint32_t leaf_bytes;                  /* T; 0: default; fixed at creation */
     uint32_t inline_bytes;                /* values up to this stay in leaves; 0: default; fixed at creation */
     uint32_t segment_bytes;               /* 0: default; fixed at creation */
-    uint32_t threads;                     /* a merge is split over this many; 0: the number of cores (at most 16) */
-    bool inline_only;                     /* no background threads; the caller calls eng_maintain (tests, simulation) */
+    uint32_t threads;                     /* that commit, helpers too; 0: the number of cores (at most 16) */
+    bool inline_only;                     /* no threads but those; the caller calls eng_maintain (tests, simulation) */
     enum eng_durability durability;       /* with a log of its own or without: as when it was made, else ENG_INVALID */
     bool ignore_log;               /* with a durability without a log: look at the newest checkpoint alone (tools) */
     uint64_t checkpoint_log_bytes; /* with a log: checkpoint after this much of it; 0: 256 MiB */
@@ -132,8 +132,9 @@ ENG_MUST_CHECK enum eng_status eng_batch_get(struct eng_batch *batch, const uint
                                              struct eng_value *value);
 /* count lookups at once, with interleaved descents: calls found(context, index, value) once for each key as this batch
  * sees it, value NULL: absent, in any order, in the calling thread; the value is valid during the call only, and found
- * must not call the engine. All keys of a batch in one call are fastest: 128 and more are shared with the other cores
- * between commits that follow each other. */
+ * must not call the engine. All keys in one call are fastest: of those that are not in the batch itself, 1,024 at a
+ * time, 128 and more are shared with one other core if that is awake, as between commits that follow each other. Needs
+ * 40 KB of stack. */
 ENG_MUST_CHECK enum eng_status
 eng_batch_get_many(struct eng_batch *batch, size_t count, const uint8_t *const keys[], const size_t key_bytes[],
                    void (*found)(void *context, size_t index, const struct eng_value *value), void *context);

@@ -433,7 +433,7 @@ static void segment_to_empty(struct store *store, uint32_t n)
     if (atomic_load_explicit(&segment->live, memory_order_acquire) != 0)
         return;
     /* seq_cst, in this order: partner of slot_take. From here on slots of it are stale; one taken just before lives. */
-    atomic_fetch_add(&segment->serial, 1);
+    atomic_fetch_add_explicit(&segment->serial, 1, memory_order_seq_cst);
     if (atomic_load(&segment->live) != 0)
         return;
     hot_forget(store, n);

@@ -64,7 +64,7 @@ uint64_t slot_take(struct arena *arena, uint32_t units, uint32_t *got)
                 continue;
             /* seq_cst, in this order: partners are in segment_to_empty, where a segment is emptied whose last object
              * was moved away just now; it sees this one, or this thread sees the new serial number. */
-            atomic_fetch_add(&segment->live, u);
+            atomic_fetch_add_explicit(&segment->live, u, memory_order_seq_cst);
             if (atomic_load(&segment->serial) != slot.serial) {
                 segment_release(store, segment_of(store, slot.location), u);
                 continue;

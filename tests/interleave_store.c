@@ -13,8 +13,8 @@
  * it is a store like any other. Every object's bytes follow from its id and the generation that made it; what is freed
  * and taken again is overwritten, so that a reader of it notices.
  *
- * Oracle, beside what readers see: in the end every control word names an object with its id, whole, and the live units
- * of every segment are those of the words that point into it.
+ * Oracle, beside what readers see: in the end every control word names an object with its id, whole, the live units of
+ * every segment are those of the words that point into it, and no segment that is to be filled anew has any.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -258,6 +258,11 @@ static void finished(void)
         if (store->segments.table[n].live != live[n])
             il_fail("segment %u: %llu units live, %llu counted", n, (unsigned long long)live[n],
                     (unsigned long long)store->segments.table[n].live);
+    for (uint32_t n = 0; n < SEGMENTS; n++) {
+        enum segment_state is = store->segments.table[n].state;
+        if (live[n] && (is == SEGMENT_EMPTY || is == SEGMENT_FREE))
+            il_fail("segment %u is taken for empty, %llu units live in it", n, (unsigned long long)live[n]);
+    }
     for (size_t i = 0; i < store->versions.lineages[0].count; i++)
         if (store->versions.lineages[0].versions[store->versions.lineages[0].first + i].pins)
             il_fail("a pin is left");

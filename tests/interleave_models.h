@@ -15,7 +15,7 @@ void ring_run(unsigned threads, unsigned operations, bool with_consumer, enum ri
               struct il_result *result);
 
 /* What a thread of a store model does. */
-enum store_role { ROLE_COMPACTOR, ROLE_MERGE, ROLE_READER, ROLE_RECLAIMER, ROLE_WRITER, ROLE_PINNER };
+enum store_role { ROLE_COMPACTOR, ROLE_MERGE, ROLE_READER, ROLE_RECLAIMER, ROLE_WRITER, ROLE_PINNER, ROLE_MOVER };
 
 enum store_bug {
     STORE_RIGHT,

@@ -3,6 +3,7 @@
  * under every interleaving of a few threads with these roles:
  *
  *   compactor  moves what is live out of the segment with the least live data: copy and compare-and-swap
+ *   mover      moves single objects out of a segment that takes new ones too, as compact_parent does
  *   merge      frees an object, then makes another in a generation of its own, which takes the id again
  *   reader     enters its epoch, looks an object up, reads it twice, leaves
  *   reclaimer  a compactor that then takes back what is empty and overwrites it at once
@@ -95,6 +96,20 @@ static void compactor(void)
     enum eng_status status = compact_batch(store, 90, 1u << 20, &moved, &more);
     if (status != ENG_OK && status != ENG_BUSY)
         il_fail("the compactor failed");
+}
+
+/* In the end nothing is left in segment 1 but what a merge puts there. */
+static void mover(unsigned number)
+{
+    uint32_t id = LIVE - number % 2;
+    uint64_t moved = 0;
+    pthread_mutex_lock(&store->maintenance);
+    pthread_mutex_lock(&store->control.lock);
+    uint64_t word = atomic_load_explicit(&store->view.control[id], memory_order_acquire);
+    if (compact_move(store, &store->compactor.arena, id, CONTROL_LOCATION(word), &moved) != ENG_OK)
+        il_fail("the mover failed");
+    pthread_mutex_unlock(&store->control.lock);
+    pthread_mutex_unlock(&store->maintenance);
 }
 
 static void merge(unsigned number)
@@ -220,6 +235,9 @@ static void operation(unsigned thread, unsigned number)
     switch (role[thread]) {
     case ROLE_COMPACTOR:
         compactor();
+        break;
+    case ROLE_MOVER:
+        mover(number);
         break;
     case ROLE_MERGE:
         merge(number);

@@ -38,6 +38,7 @@ static const struct run right[] = {
     {"log ring: writer, writer", RING, 2, {0}, .preemptions = -1, .alone = true},
     {"log ring: writer, consumer", RING, 2, {0}, .preemptions = -1, .alone = false},
     {"moves: compactor, merge", STORE, 2, {ROLE_COMPACTOR, ROLE_MERGE}, .preemptions = -1, .alone = false},
+    {"moves: one object at a time, merge", STORE, 2, {ROLE_MOVER, ROLE_MERGE}, .preemptions = -1, .alone = false},
     {"moves: compactor, reader", STORE, 2, {ROLE_COMPACTOR, ROLE_READER}, .preemptions = -1, .alone = false},
     {"epochs: reclaimer, reader", STORE, 2, {ROLE_RECLAIMER, ROLE_READER}, .preemptions = -1, .alone = false},
     {"epochs without membarrier: reclaimer, reader",

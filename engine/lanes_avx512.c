@@ -11,7 +11,7 @@
  *
  * The last batch of a call, if it is short, repeats its first job in the idle lanes.
  * A rest of one job goes to lanes_scalar.c: one block there costs half a batch here, two cost more. The inputs of the
- * next batch are prefetched while this one computes, for summaries are scattered over the segments. Every output of a
+ * next 16 are prefetched while 16 compute, for summaries are scattered over the segments. Every output of a
  * batch is written after all its inputs were read.
  */
 #include "lanes_kernel.h"

@@ -22,7 +22,6 @@ struct merge_pool {
     uint32_t count; /* of them */
     /* what is being merged */
     struct merge_group *groups;
-    size_t groups_count;
     unsigned depth;
     uint32_t threads;
     _Atomic uint64_t rest; /* groups that nobody has taken: the first, and above 32 bits the one behind the last */
@@ -189,7 +188,6 @@ bool merge_split(struct merger *m, struct merge_group *groups, size_t count, uns
     if (asked > total / (MERGE_SPLIT_OPERATIONS / 2) - 1)
         asked = (uint32_t)(total / (MERGE_SPLIT_OPERATIONS / 2) - 1);
     pool->groups = groups;
-    pool->groups_count = count;
     pool->depth = depth;
     pool->threads = asked + 1;
     atomic_store_explicit(&pool->rest, (uint64_t)count << 32, memory_order_relaxed);

@@ -143,8 +143,7 @@ void segments_reclaim(struct store *store)
             segments->empty[kept++] = n;
             continue;
         }
-        /* slot_take, which may have found a slot of it stale and be giving it back, is in the writer's epoch of before
-         */
+        /* a slot_take that found its slot stale is in the writer's epoch of before, and has given it back */
         assert(atomic_load_explicit(&segment->live, memory_order_relaxed) == 0);
         segment->state = SEGMENT_FREE;
         segments->free[segments->free_count++] = n;

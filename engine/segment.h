@@ -22,7 +22,7 @@ struct segment {
     uint64_t captured;       /* number of the newest checkpoint that has live objects in here */
     uint64_t emptied;        /* epoch when it became EMPTY */
     _Atomic uint64_t newest; /* generation of the newest object in it */
-    _Atomic uint32_t serial; /* grows each time it becomes EMPTY: slots of before are stale */
+    _Atomic uint32_t serial; /* grows before it becomes EMPTY: slots of before are stale */
     _Atomic bool retiring;   /* the compactor wants it: no slot of it is taken any more */
     _Atomic bool moved_out;  /* an object was moved away since it was taken: readers may look at its old place */
     uint64_t retired;        /* the generation that was open then */

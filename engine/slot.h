@@ -9,9 +9,10 @@
  * core's cache; places of inner nodes go back to the arenas of inner nodes. A slot is stale if its segment was emptied
  * since (the serial number changed) or is being retired for the compactor; stale ones are dropped when they come up.
  *
- * Who calls what: slot_offer and slots_forget between generations by the committing thread; slot_take by the arena's
- * thread within one. The compactor retires a segment and waits until the generation open at that time is closed
- * (compact.c): after that nobody takes slots from it.
+ * Who calls what: slot_offer and slots_forget between generations by whoever holds the commits' lock; slot_take by the
+ * arena's thread within one. The compactor retires a segment and waits until the generation open at that time is closed
+ * (compact.c): after that nobody takes slots from it. Who moves single objects does not wait: the serial number and the
+ * live units, in the orders told in slot.c and segment_to_empty, keep a slot and the emptying of its segment apart.
  */
 #ifndef ENGINE_SLOT_H
 #define ENGINE_SLOT_H

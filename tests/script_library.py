@@ -71,6 +71,68 @@ def tool(pando_engine, work, counters, paths, bank):
     expect("state/segments" in found, "damage is named by its file: " + found[:300])
 
 
+# A root with the trees "t\x01\\" in it and "in" in that, of 1,000 entries, and two more versions without the inner one.
+TREES = r"""
+#include <pando/engine.h>
+#include <stdio.h>
+
+#define KEY(text) (const uint8_t *)(text), sizeof(text) - 1
+#define MUST(call) do { if ((call) != ENG_OK) { fprintf(stderr, "%s\n", eng_error()); return 1; } } while (0)
+
+int main(int argc, char **argv)
+{
+    struct eng *eng;
+    struct eng_options options = {.path = argv[1], .create = true, .durability = ENG_DURABLE_FSYNC};
+    (void)argc;
+    MUST(eng_open(&options, &eng));
+    for (uint64_t tag = 1; tag <= 3; tag++) {
+        struct eng_batch *batch, *outer, *inner;
+        struct eng_summary summary;
+        MUST(eng_batch_open(eng, 0, NULL, &batch));
+        MUST(eng_batch_tree(batch, KEY("t\x01\\"), true, &outer));
+        if (tag == 1) {
+            MUST(eng_batch_tree(outer, KEY("in"), true, &inner));
+            for (int i = 0; i < 1000; i++) {
+                uint8_t key[4] = {'k', (uint8_t)(i / 100), (uint8_t)(i % 100), 'x'};
+                MUST(eng_batch_put(inner, key, sizeof key, (struct eng_value){ENG_BYTES, KEY("value")}));
+            }
+        } else if (tag == 2) {
+            MUST(eng_batch_remove(outer, KEY("in")));
+        }
+        MUST(eng_batch_put(outer, KEY("tag"), (struct eng_value){ENG_BYTES, (uint8_t[]){(uint8_t)('0' + tag)}, 1}));
+        MUST(eng_batch_freeze(batch));
+        MUST(eng_commit(batch, tag, &summary));
+        eng_batch_close(&batch);
+    }
+    MUST(eng_checkpoint(eng, NULL, 0, true));
+    eng_close(&eng);
+    return 0;
+}
+"""
+
+
+def trees(pando_engine, compile_with, work):
+    program, store = os.path.join(work, "trees"), os.path.join(work, "trees-store")
+    with open(program + ".c", "w") as text:
+        text.write(TREES)
+    run("cc", "-std=gnu17", program + ".c", "-o", program, *compile_with)
+    run(program, store)
+    outer = ("--subtree", r"t\x01\x5c")
+    expect(run(pando_engine, "dump", store).startswith("t\\x01\\x5c\ttree\t"), "dump of the tree that holds one")
+    expect(run(pando_engine, "dump", store, *outer) == "tag\tbytes\t3\n", "dump of a tree in it")
+    expect("--subtree in: no such key" in run(pando_engine, "dump", store, *outer, "--subtree", "in", code=1), "no tree")
+    expect("--subtree tag: its value is not a tree" in run(pando_engine, "dump", store, *outer, "--subtree", "tag", code=5),
+           "a value that is no tree")
+    inner = (*outer, "--subtree", "in", "--tag", "1")
+    expect(run(pando_engine, "dump", store, *inner, "--prefix", r"k\x09\x63").split("\t")[2] == "value\n", "dump: prefix")
+    expect(run(pando_engine, "dump", store, *inner).count("\n") == 1000, "dump: the inner tree")
+    stats = run(pando_engine, "stats", store, *inner)
+    expect(stats.startswith("tag 1\n") and re.search(r"entries +1000\n", stats) and "segments" not in stats, stats)
+    expect("1000 entries" in run(pando_engine, "tree", store, *inner).splitlines()[0], "tree: the inner tree")
+    for wrong in (r"t\x1", r"t\y01", "k" * 1025):
+        expect("usage" in run(pando_engine, "dump", store, "--subtree", wrong, code=2), "a key that is none: " + wrong)
+
+
 def main():
     with tempfile.TemporaryDirectory() as work:
         counters, paths, bank = examples(lambda name: os.path.join(build, "engine", "example_" + name), work)
@@ -85,6 +147,7 @@ def main():
         program = os.path.join(work, "installed-bank")
         run("cc", "-std=gnu17", *sanitize, os.path.join(source, "engine", "examples", "bank.c"), "-o", program, *flags)
         expect("51 versions hold 100000 each" in run(program, os.path.join(work, "another")), "the installed library")
+        trees(os.path.join(build, "bin", "pando-engine"), [*sanitize, *flags], work)
     print("installed, found by pkg-config, three examples and pando-engine as they should be")
 
 

@@ -2,10 +2,14 @@
  * pando-engine: looks into a store that nobody has open.
  *
  *     pando-engine stats DIR                  shape of each root's newest tree, segments, space
- *     pando-engine dump DIR [--root N] [--tag T] [--prefix P] [--hex]     one entry a line
- *     pando-engine tree DIR [--root N] [--tag T] [--depth D]              nodes, indented
+ *     pando-engine stats DIR TREE             shape of one tree
+ *     pando-engine dump DIR [TREE] [--prefix P] [--hex]      one entry a line
+ *     pando-engine tree DIR [TREE] [--depth D]               nodes, indented
  *     pando-engine check DIR [--deep]         every fault a line
  *     pando-engine compact DIR [PERCENT]      gives space back
+ *
+ * TREE is [--root N] [--tag T] [--subtree KEY]...: root 0, its newest version, the tree at the key in it, the one at
+ * the next key in that, and so on. Keys and prefixes are given as dump prints them: \xNN is the byte NN.
  *
  * DIR is a store's directory (a node's data directory is one, too). What it shows is the newest checkpoint: a log
  * behind it is not replayed. Opening raises the start number in a root slot, as every start does; only compact changes
@@ -17,17 +21,27 @@
 #include "store_internal.h"
 #include "tree.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#define SUBTREES_MAX 64u
+
+struct key {
+    const char *text; /* as it was given */
+    uint8_t bytes[ENG_KEY_BYTES_MAX];
+    size_t count;
+};
+
 struct arguments {
-    const char *verb, *dir, *prefix;
+    const char *verb, *dir;
     uint32_t root;
     uint64_t tag;
-    unsigned depth, percent;
-    bool hex, deep;
+    struct key prefix, subtree[SUBTREES_MAX];
+    unsigned depth, percent, subtrees;
+    bool hex, deep, one_tree; /* one_tree: a root, a version or a subtree was named */
 };
 
 static int exit_code(enum eng_status status)
@@ -73,15 +87,30 @@ static enum eng_status store_options_of(const struct arguments *arguments, struc
     return store_id_read(arguments->dir, options->store_id);
 }
 
+/* The tree that was named. */
+static enum eng_status open_tree(struct eng *eng, const struct arguments *arguments, struct eng_snapshot **tree)
+{
+    enum eng_status status = eng_snapshot_open(eng, arguments->root, arguments->tag, tree);
+    for (unsigned i = 0; i < arguments->subtrees && status == ENG_OK; i++) {
+        struct eng_snapshot *parent = *tree;
+        status = eng_snapshot_tree(parent, arguments->subtree[i].bytes, arguments->subtree[i].count, tree);
+        eng_snapshot_close(&parent);
+        if (status == ENG_NOT_FOUND)
+            status = eng_fail(status, "--subtree %s: no such key", arguments->subtree[i].text);
+        else if (status == ENG_TYPE)
+            status = eng_fail(status, "--subtree %s: its value is not a tree", arguments->subtree[i].text);
+    }
+    return status;
+}
+
 /* ---- stats ---- */
 
-static enum eng_status print_shape(struct eng *eng, uint32_t root, const struct store_version *head)
+static enum eng_status print_shape(struct eng *eng, uint32_t tree)
 {
     struct tree_shape shape = {0};
-    enum eng_status status = tree_shape(eng->store, head->root, &shape);
+    enum eng_status status = tree_shape(eng->store, tree, &shape);
     if (status != ENG_OK)
         return status;
-    printf("root %u: %zu versions, newest tag %" PRIu64 "\n", root, eng_version_count(eng, root), head->tag);
     printf("  entries        %" PRIu64 "\n", shape.entries);
     if (!shape.leaves)
         return ENG_OK;
@@ -159,14 +188,26 @@ static void print_holders(const struct eng_statistics *statistics)
 static enum eng_status stats(struct eng *eng, const struct arguments *arguments)
 {
     struct eng_statistics statistics;
+    if (arguments->one_tree) {
+        struct eng_snapshot *snapshot;
+        enum eng_status status = open_tree(eng, arguments, &snapshot);
+        if (status != ENG_OK)
+            return status;
+        printf("tag %" PRIu64 "\n", snapshot->version.tag);
+        status = print_shape(eng, snapshot->version.root);
+        eng_snapshot_close(&snapshot);
+        return status;
+    }
     eng_stats(eng, &statistics);
     printf("parameters: leaf %u, inline %u bytes; checkpoint %" PRIu64 "\n", statistics.leaf_bytes,
            statistics.inline_bytes, store_checkpoint_number(eng->store));
     enum eng_status status = ENG_OK;
     for (uint32_t root = 0; root < ENG_ROOTS_MAX && status == ENG_OK; root++) {
         struct store_version head;
-        if (store_head(eng->store, root, &head))
-            status = print_shape(eng, root, &head);
+        if (!store_head(eng->store, root, &head))
+            continue;
+        printf("root %u: %zu versions, newest tag %" PRIu64 "\n", root, eng_version_count(eng, root), head.tag);
+        status = print_shape(eng, head.root);
     }
     print_kinds(eng->store);
     print_segments(eng->store);
@@ -192,12 +233,12 @@ static enum eng_status dump(struct eng *eng, const struct arguments *arguments)
 {
     struct eng_snapshot *snapshot;
     struct eng_cursor *cursor;
-    enum eng_status status = eng_snapshot_open(eng, arguments->root, arguments->tag, &snapshot);
+    enum eng_status status = open_tree(eng, arguments, &snapshot);
     if (status != ENG_OK)
         return status;
     status = eng_cursor_open(snapshot, &cursor);
-    if (status == ENG_OK && arguments->prefix)
-        status = eng_cursor_prefix(cursor, (const uint8_t *)arguments->prefix, strlen(arguments->prefix));
+    if (status == ENG_OK && arguments->prefix.count)
+        status = eng_cursor_prefix(cursor, arguments->prefix.bytes, arguments->prefix.count);
     if (status == ENG_OK)
         status = eng_cursor_seek(cursor, NULL, 0);
     while (status == ENG_OK) {
@@ -244,7 +285,7 @@ static enum eng_status print_node(struct store *store, uint32_t id, unsigned lev
 static enum eng_status tree(struct eng *eng, const struct arguments *arguments)
 {
     struct eng_snapshot *snapshot;
-    enum eng_status status = eng_snapshot_open(eng, arguments->root, arguments->tag, &snapshot);
+    enum eng_status status = open_tree(eng, arguments, &snapshot);
     if (status != ENG_OK)
         return status;
     if (snapshot->version.root)
@@ -305,9 +346,12 @@ static enum eng_status compact(struct eng *eng, const struct arguments *argument
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: pando-engine stats|check [--deep] DIR\n"
-                    "       pando-engine dump|tree DIR [--root N] [--tag T] [--prefix P] [--depth D] [--hex]\n"
-                    "       pando-engine compact DIR [PERCENT]\n");
+    fprintf(stderr, "usage: pando-engine stats DIR [TREE]\n"
+                    "       pando-engine dump DIR [TREE] [--prefix P] [--hex]\n"
+                    "       pando-engine tree DIR [TREE] [--depth D] [--hex]\n"
+                    "       pando-engine check DIR [--deep]\n"
+                    "       pando-engine compact DIR [PERCENT]\n"
+                    "TREE: [--root N] [--tag T] [--subtree KEY]..., keys as dump prints them\n");
     return 2;
 }
 
@@ -316,6 +360,27 @@ static bool number(const char *text, uint64_t most, uint64_t *value)
     char *end;
     *value = strtoull(text, &end, 10);
     return *text && !*end && *value <= most;
+}
+
+/* A key as print_bytes prints it without hex. */
+static bool parse_key(const char *text, struct key *key)
+{
+    key->text = text;
+    for (key->count = 0; *text; key->count++) {
+        unsigned byte = (uint8_t)*text;
+        int used = 1;
+        if (key->count == ENG_KEY_BYTES_MAX)
+            return false;
+        if (text[0] == '\\') {
+            if (text[1] != 'x' || !isxdigit((unsigned char)text[2]) || !isxdigit((unsigned char)text[3]))
+                return false;
+            sscanf(text + 2, "%2x%n", &byte, &used);
+            used += 2;
+        }
+        key->bytes[key->count] = (uint8_t)byte;
+        text += used;
+    }
+    return true;
 }
 
 /* One option and its value at argv[*i]; false: there is no such option. */
@@ -333,11 +398,14 @@ static bool option(struct arguments *arguments, int argc, char **argv, int *i)
     }
     if (++*i >= argc)
         return false;
-    if (strcmp(name, "--prefix") == 0) {
-        arguments->prefix = argv[*i];
-        return strlen(argv[*i]) <= ENG_KEY_BYTES_MAX;
+    if (strcmp(name, "--prefix") == 0)
+        return parse_key(argv[*i], &arguments->prefix);
+    if (strcmp(name, "--subtree") == 0) {
+        arguments->one_tree = true;
+        return arguments->subtrees < SUBTREES_MAX && parse_key(argv[*i], &arguments->subtree[arguments->subtrees++]);
     }
     if (strcmp(name, "--root") == 0 && number(argv[*i], ENG_ROOTS_MAX - 1, &value)) {
+        arguments->one_tree = true;
         arguments->root = (uint32_t)value;
         return true;
     }
@@ -345,12 +413,13 @@ static bool option(struct arguments *arguments, int argc, char **argv, int *i)
         arguments->depth = (unsigned)value;
         return true;
     }
+    arguments->one_tree = true;
     return strcmp(name, "--tag") == 0 && number(argv[*i], UINT64_MAX, &arguments->tag);
 }
 
 int main(int argc, char **argv)
 {
-    struct arguments arguments = {.tag = ENG_HEAD, .depth = 2, .percent = 90};
+    static struct arguments arguments = {.tag = ENG_HEAD, .depth = 2, .percent = 90};
     for (int i = 1; i < argc; i++) {
         uint64_t percent;
         if (argv[i][0] == '-' && argv[i][1]) {

@@ -135,6 +135,16 @@ static enum eng_status put_in_order(struct ledger *ledger, struct admitted *admi
     return status;
 }
 
+/* The line is eng_error(). */
+static void note_full(struct ledger *ledger)
+{
+    pthread_mutex_lock(&ledger->lock);
+    snprintf(ledger->full_text, sizeof(ledger->full_text), "%s", eng_error());
+    ledger->full_status = ENG_FULL;
+    ledger->refused_ns = monotonic_ns();
+    pthread_mutex_unlock(&ledger->lock);
+}
+
 static enum tx_code admit(struct ledger *ledger, struct admitted *admitted, const uint8_t *bytes)
 {
     enum tx_code code = check_transaction(ledger, &admitted->tx);
@@ -146,7 +156,9 @@ static enum tx_code admit(struct ledger *ledger, struct admitted *admitted, cons
     struct log_ticket ticket;
     enum eng_status status = put_in_order(ledger, admitted, &ticket);
     if (status != ENG_OK) {
-        if (!status_passes(status) && status != ENG_CLOSED)
+        if (status == ENG_FULL)
+            note_full(ledger);
+        else if (!status_passes(status) && status != ENG_CLOSED)
             ledger_fail(ledger, status);
         return TX_BUSY;
     }

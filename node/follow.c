@@ -205,7 +205,7 @@ enum eng_status ledger_apply(struct ledger *ledger, const struct header *header,
     if (status == ENG_OK)
         ledger_unhold(ledger);
     else if (status_passes(status))
-        ledger_hold(ledger);
+        ledger_hold(ledger, status);
     else
         ledger_fail(ledger, status);
     return status;

@@ -78,9 +78,10 @@ enum eng_status ledger_failure(struct ledger *ledger, char *text, size_t text_by
     return status;
 }
 
-void ledger_hold(struct ledger *ledger)
+void ledger_hold(struct ledger *ledger, enum eng_status status)
 {
     pthread_mutex_lock(&ledger->lock);
+    ledger->full_status = status;
     snprintf(ledger->full_text, sizeof(ledger->full_text), "%s", eng_error());
     pthread_mutex_unlock(&ledger->lock);
     /* relaxed: a hint for admission, which reads the text under the lock */
@@ -93,19 +94,52 @@ void ledger_unhold(struct ledger *ledger)
         atomic_store_explicit(&ledger->full, false, memory_order_relaxed);
 }
 
+bool ledger_is_held(const struct ledger *ledger)
+{
+    /* relaxed: the rest is under the lock */
+    return atomic_load_explicit(&ledger->full, memory_order_relaxed) ||
+           (ledger->refused_ns && monotonic_ns() - ledger->refused_ns < LEDGER_REFUSED_MS * 1000000ull);
+}
+
 bool ledger_pause(struct ledger *ledger, enum eng_status status)
 {
     if (!status_passes(status)) {
         ledger_fail(ledger, status);
         return false;
     }
-    ledger_hold(ledger);
+    ledger_hold(ledger, status);
     pthread_mutex_lock(&ledger->lock);
     bool go_on = !ledger->closing && ledger->failure == ENG_OK;
     pthread_mutex_unlock(&ledger->lock);
     if (go_on)
         nanosleep(&(struct timespec){.tv_nsec = LEDGER_RETRY_MS * 1000000L}, NULL);
     return go_on;
+}
+
+bool ledger_waits(struct ledger *ledger, uint64_t stall_ms, char *text, size_t text_bytes)
+{
+    uint64_t durable = log_durable(ledger->log), end = log_end(ledger->log), now_ns = monotonic_ns();
+    pthread_mutex_lock(&ledger->lock);
+    bool unfinished = end > durable || ledger->to_merge.count || ledger->to_publish.count || ledger->last_frozen;
+    bool no_space = ledger_is_held(ledger) && ledger->full_status != ENG_BUSY; /* a full ring passes by itself */
+    if (no_space)
+        snprintf(text, text_bytes, "%s", ledger->full_text);
+    uint64_t published = ledger->published;
+    pthread_mutex_unlock(&ledger->lock);
+    if (!unfinished || !ledger->watched.since_ns || durable != ledger->watched.durable ||
+        published != ledger->watched.published) {
+        ledger->watched.durable = durable;
+        ledger->watched.published = published;
+        ledger->watched.since_ns = now_ns;
+    }
+    uint64_t stalled_ms = (now_ns - ledger->watched.since_ns) / 1000000u;
+    if (no_space || stalled_ms < stall_ms)
+        return no_space;
+    snprintf(text, text_bytes,
+             "no progress for %llu s, does the disk answer? height %llu, log written up to %llu, durable up to %llu",
+             (unsigned long long)(stalled_ms / 1000), (unsigned long long)published, (unsigned long long)end,
+             (unsigned long long)durable);
+    return true;
 }
 
 /* ---- the log ---- */
@@ -495,7 +529,7 @@ enum eng_status ledger_step(struct ledger *ledger)
     if (status == ENG_OK)
         ledger_unhold(ledger);
     else if (status_passes(status))
-        ledger_hold(ledger);
+        ledger_hold(ledger, status);
     else
         ledger_fail(ledger, status);
     return status;

@@ -144,4 +144,9 @@ struct ledger_status {
 };
 void ledger_status(struct ledger *ledger, struct ledger_status *status);
 
+/* Why the ledger waits at present, in one line: there is no disk space for what it does, or some of what it took is not
+ * durable and published yet and there was no progress for stall_ms. False: it goes on, or has nothing to do. Call it
+ * regularly, from one thread: it compares with what it saw before. Waits for no disk. */
+bool ledger_waits(struct ledger *ledger, uint64_t stall_ms, char *text, size_t text_bytes);
+
 #endif

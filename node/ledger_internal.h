@@ -50,6 +50,7 @@
 #define LEDGER_APPEND_TRIES 1000 /* flushes to make room in the ring for one record */
 #define LEDGER_IDLE_FLUSH_MS 200 /* after the last block its SEALED record is flushed too */
 #define LEDGER_RETRY_MS 50       /* between tries on a full disk */
+#define LEDGER_REFUSED_MS 2000   /* so long a refusal for want of space counts as waiting for it */
 
 /* A submitted transaction on its way; the decoded form points into bytes. */
 struct admitted {
@@ -194,6 +195,8 @@ struct ledger {
     bool closing;
     enum eng_status failure;
     char failure_text[512], full_text[512];
+    enum eng_status full_status; /* of full_text */
+    uint64_t refused_ns;         /* when admission last found no space; full_text */
     atomic_bool failed;
 
     pthread_mutex_t ids_lock;
@@ -201,6 +204,10 @@ struct ledger {
 
     pthread_t execute_thread, merge_thread, publish_thread;
     int threads; /* how many of them run */
+
+    struct {
+        uint64_t durable, published, since_ns;
+    } watched; /* ledger_waits' own: how far things were, and since when */
 };
 
 /* ledger.c */
@@ -210,9 +217,11 @@ uint64_t monotonic_ns(void);
 enum eng_status ledger_fail(struct ledger *ledger, enum eng_status status);
 /* True for what passes: no space, no memory, a full queue. */
 bool status_passes(enum eng_status status);
-/* Notes that a stage waits for space; the line is eng_error(). ledger_unhold when it goes on. */
-void ledger_hold(struct ledger *ledger);
+/* Notes that a stage waits for what passes (status); the line is eng_error(). ledger_unhold when it goes on. */
+void ledger_hold(struct ledger *ledger, enum eng_status status);
 void ledger_unhold(struct ledger *ledger);
+/* Under lock: a stage waits, or admission has just found no space; for full_text. */
+bool ledger_is_held(const struct ledger *ledger);
 /* Threads, after status: false if the stage should give up; else it has waited a little and should try again. */
 bool ledger_pause(struct ledger *ledger, enum eng_status status);
 

@@ -12,7 +12,8 @@
  *
  * Ways to fail, each one line "pandod: WHAT: WHY" and an exit code: 2 wrong use or configuration; 1 a directory of
  * another ledger or newer version; 3 not able now (in use by another daemon, the socket cannot be made, no space);
- * 4 damaged data. When the ledger stops taking blocks (P1, P9) the daemon says so and goes on serving reads.
+ * 4 damaged data. When the ledger stops taking blocks (P1, P9) the daemon says so and goes on serving reads; so it does
+ * when the ledger waits for disk space or for a disk that does not answer, and when that is over.
  *
  * Invariants: all signals are blocked in every thread from the start and taken by the main thread alone; no fork; what
  * was opened is closed in reverse order, also after a failed start.
@@ -40,6 +41,8 @@
 #define CLOSE_MS 9000         /* of the 10 s of the contract */
 #define CLOSE_ANSWERS_MS 3000 /* of them, for requests that were received */
 #define PROGRESS_MS 5000
+#define STALL_MS 10000 /* without progress: worth a line */
+#define QUIET_LOOKS 5  /* so many looks without trouble, and a wait is over */
 
 enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USE = 2, EXIT_UNABLE = 3, EXIT_DAMAGED = 4 };
 
@@ -64,6 +67,7 @@ struct node {
     struct status_sources sources;
     uint64_t progress_ms;
     bool failure_said, follower_failed_said;
+    unsigned waits_said; /* not 0: that the ledger waits; counts down */
 };
 
 /* ---- configuration ---- */
@@ -442,10 +446,25 @@ static void say_ready(struct node *node)
 
 /* ---- running ---- */
 
+/* Says that the ledger waits for the disk, and when it is over: a line each, although it may seem to go on between two
+ * tries. */
+static void look_for_waits(struct node *node)
+{
+    char text[512];
+    if (!node->failure_said && ledger_waits(node->ledger, STALL_MS, text, sizeof text)) {
+        if (!node->waits_said)
+            daemon_log(LOG_ERR, "waits, takes no more blocks until it can go on: %s", text);
+        node->waits_said = QUIET_LOOKS;
+    } else if (node->waits_said && --node->waits_said == 0 && !node->failure_said) {
+        daemon_log(LOG_NOTICE, "waits no more");
+    }
+}
+
 /* Once a second: says what went wrong since, once; tells systemd how it is. */
 static void look_after(struct node *node)
 {
     char text[512];
+    look_for_waits(node);
     if (!node->failure_said && ledger_failure(node->ledger, text, sizeof text) != ENG_OK) {
         node->failure_said = true;
         daemon_log(LOG_CRIT, "takes no more blocks, reads go on: %s", text);
@@ -459,7 +478,9 @@ static void look_after(struct node *node)
     node->follower_failed_said = failed;
     sd_notifyf(0, "WATCHDOG=1\nSTATUS=%s at height %llu%s", node->follower ? "follower" : "leader",
                (unsigned long long)ledger_height(node->ledger, NULL),
-               node->failure_said || failed ? ", FAILED: see the log" : "");
+               node->failure_said || failed ? ", FAILED: see the log"
+               : node->waits_said           ? ", WAITS: see the log"
+                                            : "");
 }
 
 static void run(struct node *node, const sigset_t *signals)

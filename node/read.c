@@ -180,8 +180,7 @@ void ledger_status(struct ledger *ledger, struct ledger_status *status)
     status->memory_bytes += statistics.memory_bytes + blockstore_memory(ledger->blocks);
     pthread_mutex_lock(&ledger->lock);
     snprintf(status->last_error, sizeof(status->last_error), "%s", ledger->failure_text);
-    /* relaxed: the text is read under the lock */
-    if (!status->last_error[0] && atomic_load_explicit(&ledger->full, memory_order_relaxed))
+    if (!status->last_error[0] && ledger_is_held(ledger))
         snprintf(status->last_error, sizeof(status->last_error), "%s", ledger->full_text);
     pthread_mutex_unlock(&ledger->lock);
 }

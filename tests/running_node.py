@@ -61,10 +61,12 @@ class Node:
     def join(self, source, **more):
         self.init("--join", source.listen, "--ledger-id", source.status()["ledger_id"], follow=[source], **more)
 
-    def start(self):
+    def start(self, environment=None):
+        """environment: more of it for pandod."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([str(self.nodes.programs / "pandod"), "--data", str(self.directory)],
-                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env={**os.environ, **(environment or {})})
         deadline = time.monotonic() + START_SECONDS
         command = [str(self.nodes.programs / "pando"), "-d", str(self.directory), "status"]
         while subprocess.run(command, capture_output=True, timeout=60).returncode != 0:

@@ -7,7 +7,7 @@ running has the root that it had and still serves reads. The cases: a data direc
 unreadable, damaged or in use; a configuration with an unknown key; sockets that cannot be made; blocks and
 transactions that are malformed, cut off, too large, out of order or fail; bytes on the socket that are no message, a
 cut or an oversized one, and requests that are none; a follower that is pointed at another ledger; a full disk, and
-space again.
+space again; a disk that does not answer for a while.
 """
 import contextlib
 import json
@@ -17,6 +17,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import model
@@ -456,6 +457,7 @@ def full_disk(commands, nodes):
             block = {"height": node.status()["height"] + 1, "ops": json.loads(large)["ops"]}
             commands.run("import on a full disk", "pando", "-d", node.directory, "import", "-", code=3,
                          stdin=json.dumps(block).encode() + b"\n")
+        said_in_log(node, "waits, takes no more blocks until it can go on: ")
         restart_on_full_disk(node)
         ballast.unlink()
         if not node.process:
@@ -469,6 +471,8 @@ def full_disk(commands, nodes):
             check(time.monotonic() < deadline, "space is there again, but submits are not taken: %s%s" % (
                 output.stdout[:300], node.log_end()))
             time.sleep(0.2)
+        if "waits, takes no more" in node.log.read_text():
+            said_in_log(node, "waits no more")
         wire = model.Wire(node.directory)
         if waiting:
             (again, data), = wire.submit([waiting])
@@ -485,6 +489,58 @@ def full_disk(commands, nodes):
         node.pando("check", node.directory)
         print("full disk: %d MiB were acknowledged, then %s (%s); all of it is there, with space again it goes on" % (
             len(values), code, line))
+
+
+def said_in_log(node, what, within=30):
+    """A line of the node's own log, once, in time."""
+    deadline = time.monotonic() + within
+    while what not in node.log.read_text():
+        check(time.monotonic() < deadline, "the log does not say %r%s" % (what, node.log_end()))
+        time.sleep(0.1)
+    check(node.log.read_text().count(what) == 1, "the log says %r more than once%s" % (what, node.log_end()))
+
+
+# A disk whose syncs do not return while the file named in HANG is there.
+HANG = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int fdatasync(int file)
+{
+    int (*sync_it)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
+    while (access(getenv("HANG"), F_OK) == 0)
+        usleep(10000);
+    return sync_it(file);
+}
+"""
+
+
+def hanging_disk(nodes):
+    """The node says that its disk does not answer, goes on reading, and goes on writing when the disk does."""
+    node, hang, library = nodes.node("hang"), nodes.directory / "hang-now", nodes.directory / "hang.so"
+    (nodes.directory / "hang.c").write_text(HANG)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(nodes.directory / "hang.c"), "-ldl"], check=True)
+    node.init("--ledger", "hang")
+    asan = os.environ.get("ASAN_OPTIONS", "")
+    node.start({"LD_PRELOAD": str(library), "HANG": str(hang),
+                "ASAN_OPTIONS": asan + (":" if asan else "") + "verify_asan_link_order=0"})
+    node.pando("submit", "-", stdin=b'{"ops":[{"op":"put","key":"here","value":"yes"}]}\n')
+    hang.touch()
+    wire, late = model.Wire(node.directory, 60), model.Transaction([("put", b"late", b"yes")])
+    answer = []
+    submit = threading.Thread(target=lambda: answer.extend(wire.submit([late])))
+    submit.start()
+    said_in_log(node, "waits, takes no more blocks until it can go on: no progress for 1")
+    check(not answer and node.status()["durable_height"] == 1, "acknowledged, and not durable")
+    check(node.pando("get", "here").strip() == b"yes", "a disk that does not answer stops reads")
+    hang.unlink()
+    submit.join()
+    wire.close()
+    check(answer[0][0] == "OK", "what waited for the disk is answered %s" % (answer[0],))
+    said_in_log(node, "waits no more")
+    node.stop()
 
 
 def restart_on_full_disk(node):
@@ -531,6 +587,7 @@ def main():
         messages = bad_messages(node)
         node.stop()
         full_disk(commands, nodes)
+        hanging_disk(nodes)
         print("%d commands and %d messages were refused, each with one line, and nothing changed" % (
             commands.cases, messages))
 

@@ -1,5 +1,5 @@
-/* What the tests of recovery and damage share: a small store with everything in it, on the simulated disk, and the
- * digests its versions must have. */
+/* What the tests of recovery, damage and durability share: a small store with everything in it, on the simulated disk,
+ * and the digests its versions must have. */
 #ifndef TESTS_RECOVERY_FIXTURE_H
 #define TESTS_RECOVERY_FIXTURE_H
 
@@ -125,6 +125,14 @@ static inline bool fixture_audit(struct eng *eng)
     if (leaked || missing)
         fprintf(stderr, "audit: %llu leaked, %llu missing\n", (unsigned long long)leaked, (unsigned long long)missing);
     return !leaked && !missing;
+}
+
+/* Another disk with the same files, closed: a crash that loses nothing that was written. */
+static inline struct disk *copy_of(struct disk *source)
+{
+    struct disk *copy;
+    NEED_OK(disk_sim_crash(source, 1, &copy));
+    return copy;
 }
 
 static inline void fixture_line(void *context, const char *line)

@@ -51,6 +51,8 @@ struct access {
     bool write;
     const void *mutex; /* waits for it */
     const void *spin;  /* waits until it is no longer odd */
+    bool joins;        /* waits until the thread has finished that ... */
+    unsigned joined;   /* ... is this one */
     const char *where;
     int line;
 };
@@ -60,7 +62,8 @@ struct thread {
     uint8_t *stack;
     struct access next;
     bool finished;
-    uint64_t saw; /* odd value of the spin word, 0: none */
+    const void *asleep; /* the condition it waits for, until somebody wakes it */
+    uint64_t saw;       /* odd value of the spin word, 0: none */
     struct {
         volatile uint64_t *at;
         uint64_t value;
@@ -176,7 +179,7 @@ static int holder_of(const void *mutex)
 
 static bool thread_enabled(const struct thread *thread)
 {
-    if (thread->finished)
+    if (thread->finished || thread->asleep || (thread->next.joins && !threads[thread->next.joined].finished))
         return false;
     if (thread->next.mutex && holder_of(thread->next.mutex) >= 0)
         return false;
@@ -372,7 +375,8 @@ static void schedule(void)
         bool local = is_local(current, &threads[current].next);
         if (seen_grew)
             leave_run();
-        if (local && !threads[current].buffered) /* a barrier would empty the buffer, which others see */
+        if (local && !threads[current].buffered &&
+            thread_enabled(&threads[current])) /* a barrier would empty the buffer, which others see */
             return;
     }
     for (;;) {
@@ -453,6 +457,58 @@ int il_mutex_unlock(pthread_mutex_t *mutex, const char *where, int line)
         il_fail("%s gives back a mutex it does not hold", where);
     held[i] = held[--held_count];
     return 0;
+}
+
+/* Gives the mutex back and falls asleep in one step. No thread wakes without having been woken: who waits in a loop
+ * does not notice that. */
+int il_cond_wait(pthread_cond_t *condition, pthread_mutex_t *mutex, const char *where, int line)
+{
+    assert(active);
+    struct thread *me = &threads[current];
+    me->next = (struct access){.at = (uintptr_t)condition,
+                               .bytes = 1,
+                               .write = true,
+                               .where = where,
+                               .from = (uintptr_t)mutex,
+                               .from_bytes = 1,
+                               .line = line};
+    schedule();
+    il_flush_own();
+    if (mutex != il_bug.unlocked) {
+        int i = holder_of(mutex);
+        if (i < 0 || held[i].owner != current)
+            il_fail("%s waits with a mutex it does not hold", where);
+        held[i] = held[--held_count];
+    }
+    me->asleep = condition;
+    return il_mutex_lock(mutex, where, line);
+}
+
+int il_cond_wake(pthread_cond_t *condition, const char *where, int line)
+{
+    if (!active)
+        return 0;
+    il_step(condition, 1, true, where, line);
+    for (unsigned i = 0; i < model->threads; i++)
+        if (threads[i].asleep == condition)
+            threads[i].asleep = NULL;
+    return 0;
+}
+
+unsigned il_current(void)
+{
+    return current;
+}
+
+void il_join(unsigned thread)
+{
+    threads[current].next = (struct access){.at = (uintptr_t)&threads[thread],
+                                            .bytes = 1,
+                                            .write = true,
+                                            .where = __func__,
+                                            .joins = true,
+                                            .joined = thread};
+    schedule();
 }
 
 void *il_memcpy(void *to, const void *from, size_t bytes, const char *where, int line)
@@ -551,6 +607,7 @@ static void begin_run(void)
         makecontext(&thread->context, thread_main, 0);
         thread->next = (struct access){.where = "begin"};
         thread->finished = false;
+        thread->asleep = NULL;
         thread->buffered = 0;
         thread->saw = 0;
     }

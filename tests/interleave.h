@@ -52,6 +52,9 @@ extern bool il_asymmetric; /* is there a membarrier? */
 /* Runs schedules until all were, or one fails. */
 void il_run(const struct il_model *model, struct il_result *result);
 
+unsigned il_current(void); /* in an operation: whose it is */
+/* In an operation: waits until that thread has done all its operations. */
+void il_join(unsigned thread);
 /* In an operation: reads or writes memory that is not atomic; a place to switch. */
 void il_touch(const void *memory, size_t bytes, bool write, const char *what);
 /* This schedule is wrong. Does not return in an operation. */

@@ -10,17 +10,21 @@
 #define TESTS_INTERLEAVE_ATOMICS_H
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 void il_step(const volatile void *at, size_t bytes, bool write, const char *where, int line);
 int il_mutex_lock(pthread_mutex_t *mutex, const char *where, int line);
 int il_mutex_unlock(pthread_mutex_t *mutex, const char *where, int line);
+int il_cond_wait(pthread_cond_t *condition, pthread_mutex_t *mutex, const char *where, int line);
+int il_cond_wake(pthread_cond_t *condition, const char *where, int line);
 void *il_memcpy(void *to, const void *from, size_t bytes, const char *where, int line);
 long il_syscall(long number, long command, const char *where, int line);
 bool il_torn(const volatile void *at);                          /* a planted bug: not atomic */
@@ -91,6 +95,10 @@ void il_flush_own(void);                                        /* before whatev
 
 #define pthread_mutex_lock(m) il_mutex_lock(m, __func__, __LINE__)
 #define pthread_mutex_unlock(m) il_mutex_unlock(m, __func__, __LINE__)
+#define pthread_cond_wait(c, m) il_cond_wait(c, m, __func__, __LINE__)
+#define pthread_cond_broadcast(c) il_cond_wake(c, __func__, __LINE__)
+#define pthread_cond_signal(c) il_cond_wake(c, __func__, __LINE__) /* nothing here has two who wait */
+#define sched_yield() ((void)0)
 #define pthread_once(once, function) ((void)(once), (function)()) /* so that a model can choose what it finds */
 #define memcpy(to, from, bytes) il_memcpy(to, from, bytes, __func__, __LINE__)
 #define syscall(number, ...) il_syscall(number, IL_FIRST(__VA_ARGS__ __VA_OPT__(, ) 0), __func__, __LINE__)

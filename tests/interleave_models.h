@@ -31,4 +31,14 @@ enum store_bug {
 void store_run(const enum store_role *roles, unsigned threads, unsigned operations, bool membarrier, enum store_bug bug,
                int preemptions, struct il_result *result);
 
+/* What the threads of the helper model do: one asks for work and ends it and closes in the end, or asks for work that
+ * nobody ends, and waits for it; the last thread is the helper. */
+enum helper_bug {
+    HELPER_RIGHT,
+    HELPER_TORN_STATE, /* the state is changed by a load and a store */
+    HELPER_UNLOCKED,   /* who falls asleep and who wakes it do not exclude each other */
+    HELPER_NOT_WAITED, /* who ends it takes it back, but does not look whether it is being done */
+};
+void helper_run(unsigned threads, unsigned operations, enum helper_bug bug, int preemptions, struct il_result *result);
+
 #endif

@@ -3,9 +3,10 @@
  *
  * The engine's sources are compiled into this program once more with hooks in place of atomic operations, mutexes,
  * copies and membarrier (interleave_atomics.h), and run under a scheduler that enumerates schedules (interleave.c).
- * The models with their oracles are in interleave_ring.c and interleave_store.c. Two threads of two operations are
- * enumerated completely, except for schedules that only differ in the order of independent accesses. With --long three
- * threads of four operations are run with at most three preemptions, each model in a process of its own.
+ * The models with their oracles are in interleave_ring.c, interleave_store.c and interleave_helper.c. Two threads of
+ * two operations are enumerated completely, except for schedules that only differ in the order of independent accesses.
+ * With --long three threads of four operations are run with at most three preemptions, each model in a process of its
+ * own.
  *
  * Ways to fail: a model finds something (the schedule is printed); a planted bug is not found.
  *
@@ -21,7 +22,7 @@
 
 #define PREEMPTIONS 3
 
-enum part { RING, STORE };
+enum part { RING, STORE, HELPER };
 
 struct run {
     const char *name;
@@ -32,6 +33,7 @@ struct run {
     bool alone;      /* the ring: without a consumer; the store: without membarrier(2) */
     enum ring_bug ring_bug;
     enum store_bug store_bug;
+    enum helper_bug helper_bug;
 };
 
 static const struct run right[] = {
@@ -48,6 +50,7 @@ static const struct run right[] = {
      .preemptions = -1,
      .alone = true},
     {"versions: writer, reader that pins", STORE, 2, {ROLE_WRITER, ROLE_PINNER}, .preemptions = -1, .alone = false},
+    {"helper: one who asks and ends, helper", HELPER, 2, {0}, .preemptions = -1},
 };
 
 static const struct run larger[] = {
@@ -70,6 +73,7 @@ static const struct run larger[] = {
      {ROLE_WRITER, ROLE_PINNER, ROLE_PINNER},
      .preemptions = PREEMPTIONS,
      .alone = false},
+    {"helper: one who asks and ends, one who waits, helper", HELPER, 3, {0}, .preemptions = PREEMPTIONS},
 };
 
 static const struct run planted[] = {
@@ -144,6 +148,9 @@ static const struct run planted[] = {
      {ROLE_WRITER, ROLE_PINNER},
      .preemptions = -1,
      .store_bug = STORE_UNPINNED_EARLY},
+    {"helper: state by load and store", HELPER, 2, {0}, .preemptions = -1, .helper_bug = HELPER_TORN_STATE},
+    {"helper: asleep without the lock", HELPER, 2, {0}, .preemptions = -1, .helper_bug = HELPER_UNLOCKED},
+    {"helper: ended without a wait", HELPER, 2, {0}, .preemptions = -1, .helper_bug = HELPER_NOT_WAITED},
 };
 
 static struct il_result result;
@@ -154,6 +161,8 @@ static void run(const struct run *what, unsigned operations)
     clock_gettime(CLOCK_MONOTONIC, &before);
     if (what->part == RING)
         ring_run(what->threads, operations, !what->alone, what->ring_bug, what->preemptions, &result);
+    else if (what->part == HELPER)
+        helper_run(what->threads, operations, what->helper_bug, what->preemptions, &result);
     else
         store_run(what->roles, what->threads, operations, !what->alone, what->store_bug, what->preemptions, &result);
     clock_gettime(CLOCK_MONOTONIC, &after);

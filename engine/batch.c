@@ -19,7 +19,7 @@ void layer_release(struct eng *eng, struct layer *layer)
     if (!layer || --layer->references)
         return;
     hidden_free(&layer->hidden);
-    if (layer->entries) /* frozen: it was counted */
+    if (layer->counted)
         atomic_fetch_sub_explicit(&eng->batch_memory, buffer_memory(layer->buffer), memory_order_relaxed);
     if (eng->spare_count < ENG_SPARE_BUFFERS) {
         buffer_reset(layer->buffer);
@@ -55,9 +55,20 @@ enum eng_status layer_open(struct eng *eng, struct layer **out)
 enum eng_status layer_freeze(struct eng *eng, struct layer *layer)
 {
     enum eng_status status = buffer_freeze(layer->buffer, &layer->entries, &layer->count);
-    if (status == ENG_OK)
+    if (status == ENG_OK && !layer->counted)
         atomic_fetch_add_explicit(&eng->batch_memory, buffer_memory(layer->buffer), memory_order_relaxed);
+    layer->counted |= status == ENG_OK;
     return status;
+}
+
+void layer_thaw(struct eng *eng, struct layer *layer)
+{
+    if (layer->counted)
+        atomic_fetch_sub_explicit(&eng->batch_memory, buffer_memory(layer->buffer), memory_order_relaxed);
+    layer->counted = false;
+    layer->entries = NULL;
+    layer->count = 0;
+    buffer_thaw(layer->buffer);
 }
 
 /* The layers a new batch reads through, and its base. Called with eng->batches held. */
@@ -421,6 +432,8 @@ enum eng_status eng_batch_freeze(struct eng_batch *batch)
     if (status == ENG_OK)
         status = layer_freeze(batch->eng, batch->own);
     batch->frozen = status == ENG_OK;
+    if (!batch->frozen && batch->trees)
+        subtrees_thaw(batch->trees);
     return status;
 }
 

@@ -259,6 +259,12 @@ static void list_append(void *context, const struct buffer_entry *entry)
     buffer->list[buffer->list_entries++] = *entry;
 }
 
+void buffer_thaw(struct buffer *buffer)
+{
+    assert(buffer->magic == BUFFER_MAGIC);
+    buffer->frozen = false;
+}
+
 enum eng_status buffer_freeze(struct buffer *buffer, const struct buffer_entry **entries, size_t *count)
 {
     assert(buffer->magic == BUFFER_MAGIC);

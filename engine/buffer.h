@@ -68,5 +68,7 @@ size_t buffer_memory(const struct buffer *buffer);
 
 /* Makes it read only and gives its entries (BUFFER_NONE left out) in key order, contiguous, owned by the buffer. */
 ENG_MUST_CHECK enum eng_status buffer_freeze(struct buffer *buffer, const struct buffer_entry **entries, size_t *count);
+/* It can be written again; what freeze gave is void. */
+void buffer_thaw(struct buffer *buffer);
 
 #endif

@@ -346,8 +346,19 @@ enum eng_status eng_cursor_prefix(struct eng_cursor *c, const uint8_t *prefix, s
     return ENG_OK;
 }
 
+static enum eng_status check_key(struct eng_cursor *c, size_t key_bytes)
+{
+    if (key_bytes <= ENG_KEY_BYTES_MAX)
+        return ENG_OK;
+    c->at = -1;
+    return eng_fail(ENG_INVALID, "key: %zu bytes, must be at most %u", key_bytes, ENG_KEY_BYTES_MAX);
+}
+
 enum eng_status eng_cursor_seek(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
 {
+    enum eng_status status = check_key(c, key_bytes);
+    if (status != ENG_OK)
+        return status;
     if (c->prefix_bytes && (!key || bytes_compare(key, key_bytes, c->prefix, c->prefix_bytes) < 0)) {
         key = c->prefix;
         key_bytes = c->prefix_bytes;
@@ -369,6 +380,9 @@ enum eng_status eng_cursor_seek_after(struct eng_cursor *c, const uint8_t *key, 
 enum eng_status eng_cursor_seek_before(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
 {
     uint8_t bytes[ENG_KEY_BYTES_MAX];
+    enum eng_status status = check_key(c, key_bytes);
+    if (status != ENG_OK)
+        return status;
     size_t count = c->prefix_bytes ? key_behind_prefix(c->prefix, c->prefix_bytes, bytes) : 0;
     if (count && (!key || bytes_compare(key, key_bytes, bytes, count) > 0)) {
         key = bytes;

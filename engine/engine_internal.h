@@ -59,6 +59,7 @@ struct layer {
     uint32_t references;                /* under eng->batches */
     const struct buffer_entry *entries; /* when frozen, in key order */
     size_t count;
+    bool counted;       /* in batch_memory */
     uint64_t committed; /* tag + 1 when merged, 0 before; under eng->batches */
 };
 
@@ -115,6 +116,7 @@ static inline struct layer *batch_layer(const struct eng_batch *batch, uint32_t 
 enum eng_status layer_open(struct eng *eng, struct layer **layer);
 void layer_release(struct eng *eng, struct layer *layer);
 enum eng_status layer_freeze(struct eng *eng, struct layer *layer);
+void layer_thaw(struct eng *eng, struct layer *layer);
 
 /* A subtree of a snapshot as a snapshot; NULL: an empty tree. pinned: outlives the one it comes from. */
 enum eng_status snapshot_of_tree(struct eng_snapshot *snapshot, const struct tree_object *tree, bool pinned,

@@ -39,6 +39,7 @@
 #define TURN_BYTES (512u << 10) /* promoted before that */
 #define TICKS 16u               /* in which the thread makes a round */
 #define WASTE_SHARE 8u          /* a segment with less than this part wasted is not evicted */
+#define EVICTIONS_MAX 4u        /* for one object: what is wasted may be ends that nothing fits into */
 #define PATIENCE 1000u          /* turns of 1 ms in which a round waits for others */
 
 enum turn { TURN_DONE, TURN_ROUND_OVER, TURN_EVICT, TURN_BUSY };
@@ -293,6 +294,7 @@ static void hot_round_over(struct store *store)
     hot->counted = 0;
     hot->hand = 1;
     hot->full = false;
+    hot->wanting = 0;
     atomic_fetch_add_explicit(&hot->rounds, 1, memory_order_relaxed);
 }
 
@@ -313,7 +315,9 @@ static enum turn hot_turn(struct store *store, uint64_t *ids)
     pthread_mutex_unlock(&store->control.lock);
     for (uint64_t seen = 0; hot->hand < next && *ids && seen < TURN_IDS && moved < TURN_BYTES; seen++, --*ids) {
         if (!hot_visit(store, (uint32_t)hot->hand, &moved)) {
-            hot->full = !hot_evict(store);
+            hot->evictions = hot->wanting == hot->hand ? hot->evictions + 1 : 1;
+            hot->wanting = hot->hand;
+            hot->full = hot->evictions > EVICTIONS_MAX || !hot_evict(store);
             turn = TURN_EVICT;
             break;
         }
@@ -347,7 +351,8 @@ static void hot_advance(struct store *store, uint64_t ids)
 {
     uint32_t patience = PATIENCE;
     enum turn turn = TURN_DONE;
-    while (ids && turn != TURN_ROUND_OVER) {
+    /* relaxed: it ends a turn later */
+    while (ids && turn != TURN_ROUND_OVER && !atomic_load_explicit(&store->hot.stop, memory_order_relaxed)) {
         turn = hot_turn(store, &ids);
         if (turn == TURN_BUSY) {
             if (--patience == 0)
@@ -377,7 +382,7 @@ static void *hot_run(void *context)
     struct hot *hot = &store->hot;
     uint64_t tick_ns = (hot->decay_ms < TICKS ? 1 : hot->decay_ms / TICKS) * 1000000ull;
     pthread_mutex_lock(&hot->lock);
-    while (!hot->stop) {
+    while (!atomic_load_explicit(&hot->stop, memory_order_relaxed)) { /* relaxed: written under the lock */
         struct timespec until;
         clock_gettime(CLOCK_MONOTONIC, &until);
         uint64_t ns = (uint64_t)until.tv_nsec + tick_ns;
@@ -414,7 +419,7 @@ void hot_stop(struct store *store)
     if (!hot->has_thread)
         return;
     pthread_mutex_lock(&hot->lock);
-    hot->stop = true;
+    atomic_store_explicit(&hot->stop, true, memory_order_relaxed);
     pthread_cond_broadcast(&hot->changed);
     pthread_mutex_unlock(&hot->lock);
     pthread_join(hot->thread, NULL);

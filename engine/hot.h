@@ -17,6 +17,8 @@ struct hot {
     _Atomic uint64_t locked; /* bytes that are */
     uint64_t hand;           /* the id the decay looks at next */
     bool full;               /* no room could be made: nothing more is promoted in this round */
+    uint64_t wanting;        /* the id that room was made for last, in this round */
+    uint32_t evictions;      /* how often, in a row */
     uint64_t counted;        /* hot objects seen in this round */
     _Atomic uint64_t objects, promoted, demoted, rounds;
     _Atomic bool refused; /* the system did not let us lock as much as limit was */
@@ -26,7 +28,8 @@ struct hot {
 
     pthread_mutex_t lock; /* stop */
     pthread_cond_t changed;
-    bool stop, has_thread;
+    _Atomic bool stop;
+    bool has_thread;
     pthread_t thread;
 };
 

@@ -160,8 +160,10 @@ struct digest_cache *inner_cache(struct merger *m, struct inner *inner, bool *fr
     uint32_t id = inner->node.object.id;
     struct digest_cache *cache = cache_of(m->caches, id);
     *fresh = !cache;
-    if (cache)
+    if (cache) {
+        assert(cache->branches == inner->branches);
         return cache;
+    }
     const uint32_t *child = inner_child(inner);
     unsigned branches = inner->branches;
     uint64_t weight = 0;

@@ -200,8 +200,9 @@ void reader_enter(struct reader *reader)
         return;
     _Atomic uint64_t *epoch = &reader->store->readers.epoch;
     if (__builtin_expect(asymmetric, 1)) {
-        /* relaxed: the barrier in epoch_oldest orders them; the compiler must not move reads above */
-        atomic_store_explicit(&reader->seen, atomic_load_explicit(epoch, memory_order_relaxed), memory_order_relaxed);
+        /* relaxed store: the barrier in epoch_oldest orders it; the compiler must not move reads above. acquire load:
+         * nor may the processor, or what was read in one epoch is held in the name of the next */
+        atomic_store_explicit(&reader->seen, atomic_load_explicit(epoch, memory_order_acquire), memory_order_relaxed);
         atomic_signal_fence(memory_order_seq_cst);
         return;
     }

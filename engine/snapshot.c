@@ -222,7 +222,8 @@ static void copy_found(void *context, const struct eng_value *value)
     if (target->tag)
         *target->tag = value->tag;
     *target->size = value->size;
-    memcpy(target->bytes, value->bytes, value->size < target->max ? value->size : target->max);
+    if (target->max)
+        memcpy(target->bytes, value->bytes, value->size < target->max ? value->size : target->max);
 }
 
 enum eng_status eng_get_copy(struct eng_snapshot *snapshot, const uint8_t *key, size_t key_bytes, enum eng_tag *tag,

@@ -570,6 +570,16 @@ enum eng_status subtrees_freeze(struct subtrees *trees)
     return status;
 }
 
+void subtrees_thaw(struct subtrees *trees)
+{
+    for (uint32_t i = 0; i < trees->count; i++) {
+        struct eng_batch *handle = trees->handles[i];
+        if (handle->written && handle->frozen)
+            layer_thaw(handle->eng, handle->own);
+        handle->frozen = false;
+    }
+}
+
 /* Under eng->batches. */
 void subtrees_close(struct eng_batch *outer)
 {

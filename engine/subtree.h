@@ -19,6 +19,7 @@ struct origin {
     uint32_t users; /* handles that are put somewhere */
     bool needed;    /* something that is put somewhere comes from inside it */
     bool decided, owned;
+    bool emptied;  /* it goes, and something inside it goes on: that is taken out of it before */
     uint32_t base; /* what its nodes belong to from now on, 0: to their one user */
     uint64_t since, floor;
 };
@@ -57,6 +58,7 @@ enum eng_status subtree_write(struct eng_batch *batch);
 void subtrees_mark(struct subtrees *trees);
 void subtrees_rollback(struct eng_batch *outer, uint64_t mark);
 enum eng_status subtrees_freeze(struct subtrees *trees);
+void subtrees_thaw(struct subtrees *trees); /* what failed to be frozen as a whole can be written again */
 void subtrees_close(struct eng_batch *outer);
 
 /* A handle that goes on from what container's base has at key (NULL: a new tree), nowhere yet, to be written; for a

@@ -6,11 +6,16 @@
  *
  *   older than the floor of what it is in   its nodes belong to that base: every handle that goes on from it holds the
  *                                           base, and it stays as it is
+ *   it was cloned                           a base is made of it, and every handle that goes on from it, or from
+ *                                           something in it, holds the base
  *   one handle has a place                  it goes on as the owner; if nobody else is left to share its base with, it
  *                                           takes back what the base owned (absorb)
- *   it was cloned, or has no place itself   a base is made of it, and every handle that goes on from it, or from
- *   but something taken out of it has       something in it, holds the base
+ *   it has no place, but something taken    what goes on is taken out of it, and the rest is freed (empty)
+ *   out of it has
  *   none                                    nothing: it is freed when its place is
+ *
+ * A base may be left to a tree that was inside of what it was made of, somewhere (tree_object.inside). That one does
+ * not take it back: which of the base's nodes it needs cannot be told from its own; so they all stay until it goes.
  *
  * Then handles are merged, the innermost first, each into the tree of its origin with the floor of its base, and get a
  * tree object each. When the outermost tree is merged too, subtrees that lost their place are given to the store, all
@@ -67,7 +72,7 @@ static void find_users(struct eng_batch *outer)
         if (!origin)
             continue;
         origin->users = 0;
-        origin->needed = origin->decided = origin->owned = false;
+        origin->needed = origin->decided = origin->owned = origin->emptied = false;
     }
     find_places(trees, outer);
     for (uint32_t i = 0; i < trees->count; i++) {
@@ -220,8 +225,10 @@ static void absorb_walk(struct absorb *a, uint32_t root)
         absorb_push(a, root);
     while (a->count && a->status == ENG_OK) {
         const struct object *object = store_object(a->store, a->stack[--a->count]);
-        if (a->killing)
+        if (a->killing) {
             store_kill(a->arena, object->id, object->generation);
+            a->shape.forget(a->shape.context, object->id); /* whoever gets the id must not find its digests */
+        }
         a->shape.below(object, absorb_push, a);
     }
 }
@@ -288,12 +295,13 @@ static enum eng_status decide(struct commit *c, struct origin *origin)
         return share(c, origin);
     origin->owned = true;
     origin->base = 0;
-    if (origin->cloned || origin->users == 0)
+    if (origin->cloned)
         return share(c, origin);
     origin->base = origin->tree.base;
     origin->since = origin->tree.since;
     origin->floor = store_base_floor(c->m->store, origin->base);
-    return origin->base ? absorb(c, origin) : ENG_OK;
+    origin->emptied = origin->users == 0;
+    return origin->base && !origin->emptied && !origin->tree.inside ? absorb(c, origin) : ENG_OK;
 }
 
 static int death_order(const void *a, const void *b)
@@ -325,12 +333,11 @@ static enum eng_status decide_all(struct commit *c)
 
 /* ---- merging ---- */
 
-enum eng_status subtrees_take_out(struct eng_batch *container, struct merger *m, uint32_t *root,
-                                  struct eng_summary *summary)
+/* Takes out of a tree what goes on from inside it, in ranges or everywhere (NULL). */
+static enum eng_status take_out(const struct subtrees *trees, const struct eng_batch *container,
+                                const struct hidden *ranges, struct merger *m, uint32_t *root,
+                                struct eng_summary *summary)
 {
-    struct subtrees *trees = container->trees;
-    if (!trees || !container->own->hidden.count)
-        return ENG_OK;
     struct buffer *keys;
     enum eng_status status = buffer_open(&keys); /* puts them in order */
     if (status != ENG_OK)
@@ -338,7 +345,7 @@ enum eng_status subtrees_take_out(struct eng_batch *container, struct merger *m,
     for (uint32_t i = 0; i < trees->origins_capacity && status == ENG_OK; i++) {
         const struct origin *origin = trees->origins[i];
         if (origin && origin->container == container && origin->owned && goes_on(origin) &&
-            hidden_find(&container->own->hidden, origin->key, origin->key_bytes, false))
+            (!ranges || hidden_find(ranges, origin->key, origin->key_bytes, false)))
             status = buffer_remove(keys, origin->key, origin->key_bytes);
     }
     const struct buffer_entry *entries;
@@ -351,27 +358,70 @@ enum eng_status subtrees_take_out(struct eng_batch *container, struct merger *m,
     return status;
 }
 
-/* Its tree object, and what its place in a leaf will hold. */
-static enum eng_status make_object(struct commit *c, const struct eng_batch *handle, uint32_t root,
-                                   const struct eng_summary *summary)
+enum eng_status subtrees_take_out(struct eng_batch *container, struct merger *m, uint32_t *root,
+                                  struct eng_summary *summary)
+{
+    const struct hidden *ranges = &container->own->hidden;
+    return container->trees && ranges->count ? take_out(container->trees, container, ranges, m, root, summary) : ENG_OK;
+}
+
+/* A tree object of what went on from an origin, or of a new tree. */
+static enum eng_status make_object(struct commit *c, const struct origin *origin, uint32_t height, uint32_t root,
+                                   const struct eng_summary *summary, uint32_t *id)
 {
     struct merger *m = c->m;
-    const struct origin *origin = handle->origin;
-    uint32_t id, size = sizeof *summary;
-    struct tree_object *tree = (struct tree_object *)store_alloc(m->arena, OBJECT_TREE, sizeof *tree, &id);
+    struct tree_object *tree = (struct tree_object *)store_alloc(m->arena, OBJECT_TREE, sizeof *tree, id);
     if (!tree)
         return arena_status(m->arena);
     tree->root = root;
     tree->base = origin ? origin->base : 0;
     tree->since = origin && origin->base ? origin->since : m->generation;
     tree->summary = *summary;
-    tree->height = handle->height;
-    tree->zero = 0;
+    tree->height = height;
+    tree->inside = origin && origin->base && (origin->tree.inside || !origin->owned);
+    return ENG_OK;
+}
+
+/* And what its place in a leaf will hold. */
+static enum eng_status make_value(struct commit *c, const struct eng_batch *handle, uint32_t root,
+                                  const struct eng_summary *summary)
+{
+    uint32_t id, size = sizeof *summary;
+    enum eng_status status = make_object(c, handle->origin, handle->height, root, summary, &id);
+    if (status != ENG_OK)
+        return status;
     uint8_t *stored = c->trees->made[handle->number].stored;
     memcpy(stored, &id, 4);
     memcpy(stored + 4, &size, 4);
     memcpy(stored + 8, summary, sizeof *summary);
     return ENG_OK;
+}
+
+/* What is left of a tree that goes, when everything that goes on was taken out of it, is freed: in a tree object of its
+ * own, so that its hold on a base goes with it. container: the handle that was opened there. */
+static enum eng_status empty(struct commit *c, const struct origin *origin, const struct eng_batch *container)
+{
+    uint32_t id, root = origin->tree.root;
+    struct eng_summary summary = origin->tree.summary;
+    c->m->floor = origin->floor;
+    enum eng_status status = take_out(c->trees, container, NULL, c->m, &root, &summary);
+    c->m->floor = 0;
+    if (status == ENG_OK)
+        status = make_object(c, origin, origin->tree.height, root, &summary, &id);
+    if (status == ENG_OK)
+        store_kill_below(c->m->arena, id, c->m->generation, 0);
+    return status;
+}
+
+static enum eng_status empty_all(struct commit *c)
+{
+    enum eng_status status = ENG_OK;
+    for (uint32_t i = 0; i < c->trees->count && status == ENG_OK; i++) {
+        const struct eng_batch *handle = c->trees->handles[i];
+        if (handle->origin && handle->origin->emptied) /* it was not cloned: this is the only one */
+            status = empty(c, handle->origin, handle);
+    }
+    return status;
 }
 
 static enum eng_status merge_inside(struct commit *c, const struct eng_batch *batch);
@@ -392,7 +442,7 @@ static enum eng_status merge_handle(struct commit *c, struct eng_batch *handle)
     if (status == ENG_OK)
         status = merge_tree(c->m, root, layer->entries, layer->count, &root, &summary);
     c->m->floor = 0;
-    return status == ENG_OK ? make_object(c, handle, root, &summary) : status;
+    return status == ENG_OK ? make_value(c, handle, root, &summary) : status;
 }
 
 /* What hangs in a batch. */
@@ -420,6 +470,8 @@ enum eng_status subtrees_merge(struct eng_batch *outer, struct merger *m)
     m->made = trees->made;
     find_users(outer);
     enum eng_status status = decide_all(&c);
+    if (status == ENG_OK)
+        status = empty_all(&c);
     return status == ENG_OK ? merge_inside(&c, outer) : status;
 }
 

@@ -610,10 +610,34 @@ START_TEST(cursors_find_both_bounds)
         stands(eng_cursor_seek_before(c, NULL, 0), c, "abc");
         stands(eng_cursor_prev(c), c, "ab");
         stands(eng_cursor_prev(c), c, NULL);
+        static uint8_t long_key[4 * ENG_KEY_BYTES_MAX];
+        ck_assert_int_eq(eng_cursor_seek(c, long_key, sizeof long_key), ENG_INVALID);
+        ck_assert_int_eq(eng_cursor_seek_after(c, long_key, ENG_KEY_BYTES_MAX + 1), ENG_INVALID);
+        ck_assert_int_eq(eng_cursor_seek_before(c, long_key, ENG_KEY_BYTES_MAX + 1), ENG_INVALID);
+        stands(eng_cursor_next(c), c, NULL);
+        stands(eng_cursor_seek(c, k("ab"), 2), c, "ab");
         eng_cursor_close(&c);
     }
     eng_snapshot_close(&snapshot);
     eng_batch_close(&batch);
+}
+END_TEST
+
+/* A batch that was written, rolled back and committed empty leaves nothing behind. */
+START_TEST(memory_of_batches_is_given_back)
+{
+    struct eng_statistics before, after;
+    for (uint64_t tag = 1; tag <= 200; tag++) {
+        struct eng_batch *batch = batch_on(NULL);
+        uint64_t mark = eng_batch_mark(batch);
+        put(batch, "a", "1");
+        eng_batch_rollback(batch, mark);
+        commit(batch, tag);
+        eng_batch_close(&batch);
+        ck_assert_int_eq(eng_drop_below(eng, 0, tag), ENG_OK);
+        eng_stats(eng, tag == 10 ? &before : &after);
+    }
+    ck_assert_uint_le(after.memory_bytes, before.memory_bytes);
 }
 END_TEST
 
@@ -637,6 +661,7 @@ int main(void)
     tcase_add_loop_test(cases, the_largest_value_is_streamed_in_place, 0, 2);
     tcase_add_test(cases, every_root_is_a_line_of_its_own);
     tcase_add_test(cases, cursors_find_both_bounds);
+    tcase_add_test(cases, memory_of_batches_is_given_back);
     suite_add_tcase(suite, cases);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

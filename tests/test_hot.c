@@ -424,6 +424,45 @@ START_TEST(posix_refused)
 END_TEST
 
 /* The thread does by itself what the other tests do by hand. */
+/* All of it is hot, and ends of segments stay empty because no value fits into them: that is no reason to move them
+ * about, and a round ends. */
+START_TEST(values_that_do_not_fit_are_left)
+{
+    static uint8_t value[11000], read[11000];
+    uint8_t key[8];
+    options.hot_bytes = 128u << 10;
+    OK(eng_open(&options, &eng));
+    struct eng_batch *batch;
+    OK(eng_batch_open(eng, 0, NULL, &batch));
+    for (uint32_t n = 0; n < 40; n++) {
+        key_of(n, key);
+        value[0] = (uint8_t)n;
+        OK(eng_batch_put(batch, key, 7, (struct eng_value){ENG_BYTES, value, sizeof value}));
+    }
+    OK(eng_batch_freeze(batch));
+    OK(eng_commit(batch, ++tag, NULL));
+    eng_batch_close(&batch);
+    uint64_t moved = 0;
+    for (int round = 0; round < 8; round++) {
+        struct eng_snapshot *snapshot;
+        OK(eng_snapshot_open(eng, 0, ENG_HEAD, &snapshot));
+        for (uint32_t i = 0; i < 80000; i++) {
+            enum eng_tag kind;
+            size_t size;
+            key_of(i % 40, key);
+            OK(eng_get_copy(snapshot, key, 7, &kind, read, sizeof read, &size));
+            ck_assert(size == sizeof read && read[0] == i % 40);
+        }
+        eng_snapshot_close(&snapshot);
+        OK(eng_maintain(eng));
+        moved = stats().moved_bytes;
+    }
+    ck_assert_uint_gt(stats().hot_promoted, 0);
+    ck_assert_uint_le(stats().hot_locked_bytes, options.hot_bytes);
+    ck_assert_uint_lt(moved, 8 * 8 * (128u << 10)); /* a few segments a round */
+}
+END_TEST
+
 START_TEST(decay_thread)
 {
     options.inline_only = false;
@@ -457,6 +496,7 @@ int main(void)
     tcase_add_test(tests, refused_later);
     tcase_add_test(tests, posix_allowed);
     tcase_add_test(tests, posix_refused);
+    tcase_add_test(tests, values_that_do_not_fit_are_left);
     tcase_add_test(tests, decay_thread);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -29,6 +29,8 @@ static struct disk *disk;
 static struct eng *eng;
 static enum eng_durability durability;
 static uint64_t state;
+static int keys_used = KEYS; /* that histories use */
+static bool crowded;         /* histories of few keys, with more trees and less else */
 
 static uint64_t rnd(void)
 {
@@ -122,6 +124,13 @@ static void commit(struct eng_batch **batch, uint64_t tag)
     eng_batch_close(batch);
 }
 
+static void check_shape(void)
+{
+    struct store_version version;
+    ck_assert(store_head(eng->store, 0, &version));
+    OK(tree_check(eng->store, version.root, 256, 64, complain, NULL));
+}
+
 static void audit(void)
 {
     uint64_t leaked, missing;
@@ -130,6 +139,17 @@ static void audit(void)
     OK(store_audit(eng->store, &leaked, &missing));
     ck_assert_uint_eq(leaked, 0);
     ck_assert_uint_eq(missing, 0);
+    struct reader *reader = eng_enter(eng);
+    for (uint32_t id = 1; id < eng->store->control.next; id++) { /* kept digests are those of the node */
+        const struct digest_cache *cache = cache_of(eng->caches, id);
+        if (!cache)
+            continue;
+        ck_assert(atomic_load(&store_view(eng->store)->control[id]) != 0);
+        const struct object *object = store_object(eng->store, id);
+        ck_assert_int_eq(object->type, OBJECT_INNER);
+        ck_assert_uint_eq(((const struct inner *)(const void *)object)->branches, cache->branches);
+    }
+    reader_leave(reader);
 }
 
 START_TEST(trees_hang_in_trees)
@@ -296,6 +316,121 @@ START_TEST(clones_share_and_give_back)
     ck_assert_uint_eq(eng->store->bases.live, 0);
     eng_stats(eng, &after);
     ck_assert_uint_lt(after.live_bytes, one.live_bytes);
+}
+END_TEST
+
+static void fill(struct eng_batch *tree, int count)
+{
+    char key[16];
+    for (int i = 0; i < count; i++) {
+        snprintf(key, sizeof key, "k%05d", i);
+        put(tree, key, "some value of some length");
+    }
+}
+
+static void make_nested(uint64_t tag, int count)
+{
+    struct eng_batch *batch = begin(), *outer, *inner;
+    OK(eng_batch_tree(batch, K("outer"), true, &outer));
+    fill(outer, count);
+    OK(eng_batch_tree(outer, K("inner"), true, &inner));
+    fill(inner, count);
+    commit(&batch, tag);
+}
+
+static void whole_tree_is(const char *name, int count)
+{
+    struct eng_snapshot *snapshot = head(), *tree = inside(snapshot, name);
+    char key[16];
+    for (int i = 0; i < count; i++) {
+        snprintf(key, sizeof key, "k%05d", i);
+        text_is(tree, key, "some value of some length");
+    }
+    ck_assert_uint_eq(eng_snapshot_summary(tree)->count, (uint64_t)count + 1);
+    eng_snapshot_close(&tree);
+    eng_snapshot_close(&snapshot);
+}
+
+/* It is taken out, the tree it was in goes, all but the newest version is dropped, and then it is written: nothing it
+ * needs may have gone with the other, and what only that one had is given back. The second time it was in a clone. */
+START_TEST(a_tree_outlives_what_it_was_in)
+{
+    static const int counts[] = {1, 3, 10, 50, 1000};
+    uint64_t tag = 0;
+    for (int i = 0; i < 10; i++) {
+        int count = counts[i / 2];
+        bool from_a_clone = i % 2;
+        struct eng_statistics both, one;
+        make_nested(++tag, count);
+        OK(eng_drop_below(eng, 0, tag));
+        audit();
+        eng_stats(eng, &both);
+        struct eng_batch *batch = begin(), *outer, *inner;
+        OK(eng_batch_tree(batch, K("outer"), false, &outer));
+        if (from_a_clone)
+            OK(eng_batch_tree_clone(outer, &outer));
+        OK(eng_batch_tree_take(outer, K("inner"), &inner));
+        OK(eng_batch_tree_put(batch, K("taken"), inner));
+        if (!from_a_clone)
+            OK(eng_batch_remove(batch, K("outer")));
+        commit(&batch, ++tag);
+        OK(eng_drop_below(eng, 0, tag));
+        audit();
+        batch = begin();
+        OK(eng_batch_remove(batch, K("outer")));
+        commit(&batch, ++tag);
+        OK(eng_drop_below(eng, 0, tag));
+        audit();
+        eng_stats(eng, &one);
+        if (!from_a_clone && count == 1000)
+            ck_assert_uint_lt(one.live_bytes, both.live_bytes * 6 / 10);
+        batch = begin();
+        OK(eng_batch_tree(batch, K("taken"), false, &inner));
+        put(inner, "new", "value");
+        commit(&batch, ++tag);
+        OK(eng_drop_below(eng, 0, tag));
+        audit();
+        check_shape();
+        whole_tree_is("taken", count);
+        batch = begin();
+        OK(eng_batch_remove(batch, K("taken")));
+        commit(&batch, ++tag);
+        OK(eng_drop_below(eng, 0, tag));
+        audit();
+        ck_assert_uint_eq(eng->store->bases.live, 0);
+    }
+}
+END_TEST
+
+START_TEST(digests_of_what_a_clone_removed_are_forgotten)
+{
+    struct eng_batch *batch = begin(), *tree, *copy;
+    OK(eng_batch_tree(batch, K("origin"), true, &tree));
+    fill(tree, 20000);
+    commit(&batch, 1);
+    batch = begin(); /* every inner node has digests now */
+    OK(eng_batch_tree(batch, K("origin"), false, &tree));
+    fill(tree, 20000);
+    OK(eng_batch_tree_clone(tree, &copy));
+    OK(eng_batch_tree_put(batch, K("copy"), copy));
+    commit(&batch, 2);
+    batch = begin();
+    OK(eng_batch_tree(batch, K("copy"), false, &copy));
+    OK(eng_batch_remove_range(copy, K("k05"), K("k15")));
+    commit(&batch, 3);
+    batch = begin();
+    OK(eng_batch_remove(batch, K("origin")));
+    commit(&batch, 4);
+    OK(eng_drop_below(eng, 0, 4));
+    for (uint64_t tag = 5; tag < 7; tag++) {
+        batch = begin(); /* it takes back what both had */
+        OK(eng_batch_tree(batch, K("copy"), false, &copy));
+        put(copy, "k00001", "another value");
+        commit(&batch, tag);
+        OK(eng_drop_below(eng, 0, tag));
+        audit();
+    }
+    ck_assert_uint_eq(eng->store->bases.live, 0);
 }
 END_TEST
 
@@ -639,10 +774,12 @@ static void look(struct session *s, int h, int k)
 
 static void step(struct session *s)
 {
-    int h = (int)(rnd() % (uint64_t)s->count), k = (int)(rnd() % KEYS);
+    static const uint8_t mix[] = {0,  0,  0,  0,  0,  8,  8,  10, 11, 11, 11, 14, 14,
+                                  14, 14, 16, 16, 16, 17, 17, 17, 20, 20, 21, 22, 23};
+    int h = (int)(rnd() % (uint64_t)s->count), k = (int)(rnd() % (uint64_t)keys_used);
     if (s->count > HANDLES_MAX - 2)
         h = 0;
-    switch (rnd() % 24) {
+    switch (crowded ? mix[rnd() % sizeof mix] : rnd() % 24) {
     case 0 ... 7:
         write_value(s, h, k);
         break;
@@ -694,6 +831,10 @@ static struct tree *random_batch(const struct tree *from, uint64_t tag, unsigned
     for (int k = 0; k < KEYS; k++) /* begin with what is there */
         if (s.tree[0]->at[k].present && s.tree[0]->at[k].tree && rnd() % 2 && s.count < 8)
             open_tree(&s, 0, k, false);
+    for (int h = 1; crowded && h < s.count && s.count < 16; h++) /* and with what is in it */
+        for (int k = 0; k < keys_used; k++)
+            if (s.tree[h]->at[k].present && s.tree[h]->at[k].tree && rnd() % 2)
+                open_tree(&s, h, k, false);
     for (unsigned i = 0; i < steps; i++)
         step(&s);
     struct oracle_summary want;
@@ -708,13 +849,6 @@ static struct tree *random_batch(const struct tree *from, uint64_t tag, unsigned
     ck_assert_mem_eq(&got, &want, sizeof got);
     eng_batch_close(&s.batch);
     return s.tree[0];
-}
-
-static void check_shape(void)
-{
-    struct store_version version;
-    ck_assert(store_head(eng->store, 0, &version));
-    OK(tree_check(eng->store, version.root, 256, 64, complain, NULL));
 }
 
 static void reopen(enum eng_recovery recovery, bool checkpoint)
@@ -739,13 +873,13 @@ static void random_history(uint64_t seed, int rounds, unsigned steps_max)
         if (held[at])
             eng_snapshot_close(&held[at]);
         kept[at] = now;
-        if (rnd() % 3 == 0)
+        if (rnd() % (crowded ? 12 : 3) == 0)
             held[at] = head();
         int old = (int)(rnd() % KEPT);
         if (held[old])
             same(held[old], kept[old]);
         if (rnd() % 2)
-            OK(eng_drop_below(eng, 0, (uint64_t)round - rnd() % 3));
+            OK(eng_drop_below(eng, 0, (uint64_t)round - (crowded ? 0 : rnd() % 3)));
         if (rnd() % 4 == 0)
             audit();
         if (rnd() % 8 == 0) {
@@ -785,8 +919,19 @@ START_TEST(random_histories)
 }
 END_TEST
 
+/* A place is used for this and that, so trees are taken out of others that go, or that were cloned. */
+START_TEST(crowded_histories)
+{
+    crowded = true;
+    keys_used = 6;
+    random_history(0x9e3779b97f4a7c15ull * (uint64_t)(_i + 1), 40, _i % 2 ? 6 : 14);
+}
+END_TEST
+
 START_TEST(random_histories_from_the_log)
 {
+    crowded = _i % 2;
+    keys_used = crowded ? 6 : KEYS;
     eng_close(&eng);
     disk_close(&disk);
     OK(disk_sim_open(0, &disk));
@@ -829,7 +974,10 @@ int main(void)
     tcase_add_test(tests, another_commit_meanwhile_is_a_conflict);
     tcase_add_test(tests, clones_share_and_give_back);
     tcase_add_loop_test(tests, random_histories, 0, 120);
-    tcase_add_loop_test(tests, random_histories_from_the_log, 0, 40);
+    tcase_add_test(tests, a_tree_outlives_what_it_was_in);
+    tcase_add_test(tests, digests_of_what_a_clone_removed_are_forgotten);
+    tcase_add_loop_test(tests, crowded_histories, 0, 250);
+    tcase_add_loop_test(tests, random_histories_from_the_log, 0, 80);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

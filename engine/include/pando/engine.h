@@ -188,7 +188,8 @@ ENG_MUST_CHECK enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint6
  *
  * Each call is O(1) but for cloning what is not committed, O(that). A tree that is removed, replaced or never put
  * anywhere is freed lazily, when no kept version sees it. A clone and its original share what they have in common until
- * one of them is the last: then, when it is next committed, it gives back what the other had alone.
+ * one of them is the last: then, when it is next committed, it gives back what the other had alone. A tree taken out of
+ * a clone, or of what was cloned, keeps all of what they have in common until it goes itself.
  *
  * A tree hangs in one place, so there are no cycles: putting one into itself is ENG_INVALID, and so is putting one that
  * hangs. At most ENG_TREE_DEPTH_MAX deep (ENG_TOO_LARGE). In a batch with an uncommitted parent these are ENG_BUSY.

@@ -39,6 +39,7 @@
     X(TREE_NEW, tree_new, 2)                                                                                           \
     X(TREE_TAKE, tree_take, 4)                                                                                         \
     X(TREE_PUT, tree_put, 7)                                                                                           \
+    X(TREE_OUT, tree_out, 2)                                                                                           \
     X(TREE_CLONE, tree_clone, 4)                                                                                       \
     X(HOLD, hold, 12)                                                                                                  \
     X(RELEASE, release, 6)                                                                                             \
@@ -117,7 +118,20 @@ static void make_parameters(uint64_t seed, const char *directory)
     if (has_log() && pick(&chance, 10)) /* then the log has large files, and a start reads all of one */
         parameters.background = false;
     parameters.trees = pick(&chance, 3) != 0;
+    parameters.crowded = parameters.trees && pick(&chance, 3) == 0;
+    if (parameters.crowded)
+        parameters.keys = 12;
     snprintf(parameters.path, sizeof parameters.path, "%s/store", directory);
+}
+
+/* Cards of a kind in the deck. */
+static uint32_t weight_of(uint32_t kind)
+{
+    bool of_trees = kind >= OP_TREE_OPEN && kind <= OP_TREE_CLONE;
+    uint32_t times = !parameters.crowded ? 1 : of_trees ? 6 : kind == OP_COMMIT || kind == OP_DROP_BELOW ? 3 : 1;
+    if ((kind == OP_KILL && !parameters.kills) || ((of_trees || kind == OP_HOLD_TREE) && !parameters.trees))
+        return 0;
+    return times * operation_weights[kind];
 }
 
 static void make_history(uint64_t seed, struct op *ops, uint32_t count)
@@ -125,14 +139,9 @@ static void make_history(uint64_t seed, struct op *ops, uint32_t count)
     static uint8_t deck[4096];
     uint32_t cards = 0;
     struct chance chance = {mix(seed ^ 0xB0ull)};
-    for (uint32_t kind = 0; kind < OPERATION_COUNT; kind++) {
-        if ((kind == OP_KILL && !parameters.kills) ||
-            (kind >= OP_TREE_OPEN && kind <= OP_TREE_CLONE && !parameters.trees) ||
-            (kind == OP_HOLD_TREE && !parameters.trees))
-            continue;
-        for (uint32_t i = 0; i < operation_weights[kind]; i++)
+    for (uint32_t kind = 0; kind < OPERATION_COUNT; kind++)
+        for (uint32_t i = 0; i < weight_of(kind); i++)
             deck[cards++] = (uint8_t)kind;
-    }
     for (uint32_t i = 0; i < count; i++) {
         uint64_t z = roll(&chance);
         ops[i] = (struct op){deck[z % cards], (uint8_t)((z >> 16) % 12), (uint16_t)(z >> 24), (uint16_t)(z >> 40),
@@ -185,7 +194,7 @@ static struct session *session_of(const struct op *op, bool write)
 
 static int handle_of(const struct session *s, const struct op *op)
 {
-    return mix(op->seed + 77) % 3 ? 0 : (int)(mix(op->seed + 78) % (uint64_t)s->count);
+    return mix(op->seed + 77) % (parameters.crowded ? 8 : 12) >= 4 ? 0 : (int)(mix(op->seed + 78) % (uint64_t)s->count);
 }
 
 static struct held *held_of(const struct op *op)
@@ -246,6 +255,9 @@ static void write_in_batch(const struct op *op)
         return;
     case OP_TREE_TAKE:
         session_tree_take(s, h, k);
+        return;
+    case OP_TREE_OUT:
+        session_tree_out(s, op->a % s->tree[0]->keys->count, op->b % s->tree[0]->keys->count, op->seed);
         return;
     case OP_TREE_PUT:
         session_tree_put(s, h, k, op->b % s->count);
@@ -451,6 +463,7 @@ static void run_operation(const struct op *op)
     case OP_TREE_CREATE:
     case OP_TREE_NEW:
     case OP_TREE_TAKE:
+    case OP_TREE_OUT:
     case OP_TREE_PUT:
     case OP_TREE_CLONE:
         write_in_batch(op);

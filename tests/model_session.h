@@ -660,6 +660,52 @@ static void session_tree_clone(struct session *s, int t)
     world->line[s->root].cloned = true;
 }
 
+/* The handle of a tree, 0: there is none. */
+static int session_find(const struct session *s, const struct mtree *tree)
+{
+    for (int i = 1; i < s->count; i++)
+        if (s->tree[i] == tree)
+            return i;
+    return 0;
+}
+
+/* The first key from k on, round about, that has a tree; count: none has. */
+static uint32_t tree_key(const struct mtree *in, uint32_t k)
+{
+    for (uint32_t i = 0; i < in->keys->count; i++)
+        if (in->at[(k + i) % in->keys->count].kind == PLACE_TREE)
+            return (k + i) % in->keys->count;
+    return in->keys->count;
+}
+
+/* A tree is taken out of another one, or of its clone, and put into the outermost; often what it was in goes. */
+static void session_tree_out(struct session *s, uint32_t from, uint32_t to, uint64_t seed)
+{
+    uint32_t k = tree_key(s->tree[0], from);
+    if (s->has_below || k == s->tree[0]->keys->count)
+        return;
+    session_tree_open(s, 0, k, false);
+    int outer = session_find(s, s->tree[0]->at[k].tree), count = s->count;
+    if (!outer)
+        return;
+    if (seed % 3 == 0)
+        session_tree_clone(s, outer);
+    if (s->count > count)
+        outer = count;
+    uint32_t j = tree_key(s->tree[outer], (uint32_t)(seed >> 8));
+    if (j == s->tree[outer]->keys->count) {
+        session_tree_open(s, outer, (uint32_t)(seed >> 8) % j, true);
+        return;
+    }
+    const struct mtree *inner = s->tree[outer]->at[j].tree;
+    session_tree_take(s, outer, j);
+    int taken = session_find(s, inner);
+    if (taken)
+        session_tree_put(s, 0, to, taken);
+    if (seed % 2 && to != k)
+        session_remove(s, 0, k);
+}
+
 /* ---- conflicts ---- */
 
 /* Could, and must, a commit of it now be refused? */

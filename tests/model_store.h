@@ -22,6 +22,7 @@
 struct parameters {
     uint32_t keys, key_style, leaf_bytes, inline_bytes, segment_bytes, threads;
     bool on_files, kills, background, trees;
+    bool crowded; /* few keys and many trees: they are soon inside of one another, cloned, taken out and gone */
     enum eng_durability durability;
     char path[200];
 };

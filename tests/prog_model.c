@@ -191,7 +191,9 @@ static void report_failure(uint64_t seed, uint32_t count, bool lie)
             parameters.key_style, parameters.leaf_bytes, parameters.inline_bytes, parameters.segment_bytes,
             parameters.threads, (int)parameters.durability, parameters.on_files ? " files" : "",
             parameters.kills ? " kills" : "", parameters.background ? " background" : "",
-            parameters.trees ? " trees" : "");
+            parameters.crowded ? " crowded"
+            : parameters.trees ? " trees"
+                               : "");
     count = shrink(seed, ran, lie, failure, sizeof failure);
     show(seed, count, failure);
 }
@@ -202,7 +204,7 @@ static void try_planted_fault(void)
     char failure[sizeof world->failure];
     for (uint64_t seed = 1;; seed++) {
         make_parameters(seed, directory);
-        if (parameters.on_files || parameters.keys > 100) /* few keys: it will be written soon */
+        if (parameters.on_files || parameters.crowded || parameters.keys > 100) /* it will be written soon */
             continue;
         make_history(seed, ops, PLANTED_OPS);
         if (history_holds(seed, PLANTED_OPS, true, true)) {

@@ -76,9 +76,10 @@ enum eng_status commit_wait(struct eng *eng, uint64_t end)
         return ENG_OK;
     enum eng_status status = end ? log_wait(eng->log, end, -1) : store_write_back(eng->store);
     pthread_mutex_lock(&eng->commits);
-    if (status == ENG_OK && end && eng->durability == ENG_DURABLE_FULL)
+    bool may = status == ENG_OK && end && eng->failed == ENG_OK; /* else the log has it, and the next open merges it */
+    if (may && eng->durability == ENG_DURABLE_FULL)
         status = eng_full_checkpoint(eng, end);
-    else if (status == ENG_OK && end)
+    else if (may)
         eng_log_checkpoint(eng);
     if (status != ENG_OK)
         eng->failed = ENG_IO;

@@ -464,3 +464,17 @@ enum eng_status disk_posix_open(const char *root, struct disk **disk)
     *disk = &self->base;
     return ENG_OK;
 }
+
+enum eng_status disk_posix_sync_name(const char *root)
+{
+    int fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int parent = fd >= 0 ? openat(fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    enum eng_status status = ENG_OK;
+    if (parent < 0 || fsync(parent) != 0)
+        status = eng_fail(ENG_IO, "%s: fsync of the directory it is in: %s", root, strerror(errno));
+    if (parent >= 0)
+        close(parent);
+    if (fd >= 0)
+        close(fd);
+    return status;
+}

@@ -10,8 +10,8 @@
  * strikes. What a struck call leaves:
  *
  *   write              half of its bytes
- *   sync               nothing new is ever stable again in this file (the kernel has marked the pages clean): all that
- *                      changed since the last good sync stays undecided, whatever is synced later
+ *   sync               the kernel has marked the pages clean: all that changed since the last good sync stays
+ *                      undecided, whatever is synced later, unless it is written again; if it is mapped, for ever
  *   sync_dir, others   nothing
  *
  * Ways to fail otherwise: ENG_FULL over the capacity, which counts sizes of files that have a name or a handle;
@@ -218,8 +218,10 @@ static enum eng_status sim_sync(struct disk_file *file)
     enum eng_status status = change_begin(self, file->path, "sync");
     if (status == ENG_OK)
         sim_node_sync(node);
-    else if (!node->clean)
+    else if (!node->clean) {
         node->undecided = true;
+        node->dirty_lo = node->dirty_hi = 0; /* pages count as clean, and need not be on the disk */
+    }
     return change_end(self, status);
 }
 

@@ -52,7 +52,7 @@ struct sim_node {
     uint8_t *stable;
     uint64_t stable_size, stable_capacity;
     bool clean;                  /* stable is the same as current and not kept apart */
-    bool undecided;              /* a sync failed: no later sync makes anything stable */
+    bool undecided;              /* a sync failed: a later one makes stable what is written again */
     uint64_t dirty_lo, dirty_hi; /* written through calls since the last sync; a mapped file is all dirty */
 
     /* A directory. */

@@ -263,8 +263,8 @@ void sim_node_zero(struct sim_node *node, uint64_t offset, uint64_t length)
 
 void sim_node_sync(struct sim_node *node)
 {
-    if (node->clean || node->undecided)
-        return;
+    if (node->clean || (node->undecided && node->map_bytes))
+        return; /* after a sync that failed only what is written again is dirty again */
     if (node->size > node->stable_capacity) {
         uint64_t capacity = node->size < 2 * node->stable_capacity ? 2 * node->stable_capacity : node->size;
         uint8_t *bytes = sim_bytes_new(capacity);

@@ -92,11 +92,14 @@ enum eng_status eng_open(const struct eng_options *options, struct eng **out)
     enum eng_status status = ENG_OK;
     eng->disk = options->disk;
     if (!eng->disk) {
-        if (options->create && mkdir(options->path, 0750) != 0 && access(options->path, F_OK) != 0)
+        bool made = options->create && mkdir(options->path, 0750) == 0;
+        if (options->create && !made && access(options->path, F_OK) != 0)
             status = eng_fail(ENG_IO, "%s: cannot be created", options->path);
         if (status == ENG_OK)
             status = disk_posix_open(options->path, &eng->disk);
         eng->own_disk = status == ENG_OK;
+        if (status == ENG_OK && made)
+            status = disk_posix_sync_name(options->path);
         if (status == ENG_OK)
             status = disk_lock(eng->disk, "LOCK");
     }
@@ -228,8 +231,10 @@ enum eng_status checkpoint_locked(struct eng *eng, const void *app_state, size_t
     uint8_t state[ENG_APP_STATE_BYTES_MAX];
     size_t own = 0;
     if (eng->log) {
-        /* the tail of an unsynced log could be lost although a checkpoint begins behind it */
-        enum eng_status synced = eng->durability == ENG_DURABLE_MSYNC_SYNC ? log_sync(eng->log) : ENG_OK;
+        if (eng->failed != ENG_OK)
+            return eng_fail(ENG_IO, "checkpoint: the log says more than the store holds: the next open merges it");
+        /* what is behind the log's durable end could be lost, although the checkpoint begins behind it */
+        enum eng_status synced = log_sync(eng->log);
         if (synced != ENG_OK)
             return synced;
         uint64_t end = log_end(eng->log);

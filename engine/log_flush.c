@@ -93,8 +93,8 @@ static enum eng_status flush_range(struct log *log, uint64_t from, uint64_t to)
 {
     if (write_range(log, from, to) != ENG_OK)
         return log_fail(log);
-    /* relaxed: log_trim needs any past value */
-    atomic_store_explicit(&log->mark_last, log->mark_published, memory_order_relaxed);
+    if (!log->unsynced) /* else it can be lost still: log_sync; relaxed: log_trim needs any past value */
+        atomic_store_explicit(&log->mark_last, log->mark_published, memory_order_relaxed);
     /* release: the ring bytes were read, for who reuses them; seq_cst: against space_waiting */
     atomic_store_explicit(&log->durable, to, memory_order_seq_cst);
     pthread_mutex_lock(&log->mutex);
@@ -129,10 +129,12 @@ enum eng_status log_sync(struct log *log)
     uint64_t written = atomic_load_explicit(&log->durable, memory_order_relaxed);
     if (status == ENG_OK && log->unsynced && log->synced < written) {
         status = log_files_sync(&log->files, log->synced, written);
-        if (status == ENG_OK)
+        if (status == ENG_OK) {
             log->synced = written;
-        else
+            atomic_store_explicit(&log->mark_last, log->mark_published, memory_order_relaxed);
+        } else {
             status = log_fail(log);
+        }
     }
     pthread_mutex_unlock(&log->flushing);
     return status;

@@ -176,6 +176,22 @@ static enum eng_status zero_range(struct log_files *files, uint64_t from, uint64
     return status;
 }
 
+/* So that these bytes are dirty again: after a sync that failed they can be read, count as clean, and need not be on
+ * the disk. */
+static enum eng_status rewrite_range(struct log_files *files, uint64_t from, uint64_t to)
+{
+    uint8_t bytes[16384];
+    enum eng_status status = ENG_OK;
+    while (status == ENG_OK && from < to) {
+        uint64_t n = to - from < sizeof bytes ? to - from : sizeof bytes;
+        status = log_files_read(files, from, bytes, n);
+        if (status == ENG_OK)
+            status = log_files_write(files, from, bytes, n);
+        from += n;
+    }
+    return status;
+}
+
 enum eng_status log_scan_cut(struct log_files *files, const struct log_scan *scan)
 {
     enum eng_status status = ENG_OK;
@@ -188,6 +204,8 @@ enum eng_status log_scan_cut(struct log_files *files, const struct log_scan *sca
     if (status == ENG_OK)
         status = zero_range(files, scan->end, dirty);
     uint64_t from = scan->named > scan->from ? scan->named : scan->from; /* before this all is stable */
+    if (status == ENG_OK && from < scan->end)
+        status = rewrite_range(files, from, scan->end);
     if (status == ENG_OK && from < dirty)
         status = log_files_sync(files, from, dirty);
     return status;

@@ -53,7 +53,7 @@ struct log {
     bool mark_reserved;       /* a mark has its place and is not yet written */
     uint64_t mark_at;
     uint64_t mark_published;    /* the last mark written to the ring, 0: none */
-    _Atomic uint64_t mark_last; /* the last mark flushed */
+    _Atomic uint64_t mark_last; /* the last mark on the disk */
     bool tail_unnamed;          /* records were flushed that no flushed mark names as durable */
 
     pthread_mutex_t preparing, trimming;

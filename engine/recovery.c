@@ -151,7 +151,7 @@ static enum eng_status files_open(struct store *store, const struct store_option
         status = file_open(store, options, "catalog.1", false, &store->catalogs[1]);
     if (status == ENG_OK)
         status = file_open(store, options, "segments", true, &store->segments.file);
-    if (status == ENG_OK && options->rebuild)
+    if (status == ENG_OK) /* whoever made them may have been killed before that */
         status = disk_sync_dir(store->disk, store->dir);
     return status;
 }
@@ -165,11 +165,22 @@ static enum eng_status root_load(struct store *store, const uint8_t store_id[ENG
         return status;
     if (memcmp(store->root.store_id, store_id, ENG_STORE_ID_BYTES) != 0)
         return eng_fail(ENG_FOREIGN, "%s: root slot: belongs to another store", disk_file_path(store->slots));
+    /* What a process wrote that was killed, or whose sync failed, can be read and need not be on the disk. So the slot,
+     * and below the journal, are written again and synced before anything they take the place of is overwritten. */
+    status = rootslot_write(store->slots, &store->root);
+    if (status == ENG_OK)
+        status = disk_sync(store->slots);
+    if (status)
+        return status;
     status = journal_read(store->journal, &journal);
     if (status == ENG_OK && memcmp(journal.slot.store_id, store_id, ENG_STORE_ID_BYTES) != 0) {
         status = eng_fail(ENG_FOREIGN, "%s: belongs to another store", disk_file_path(store->journal));
     } else if (status == ENG_OK && journal.slot.sequence > store->root.sequence) {
-        status = journal_apply(store->control.file, &journal.image);
+        status = journal_write(store->journal, &journal.slot, &journal.image);
+        if (status == ENG_OK)
+            status = disk_sync(store->journal);
+        if (status == ENG_OK)
+            status = journal_apply(store->control.file, &journal.image);
         if (status == ENG_OK)
             status = disk_sync(store->control.file);
         if (status == ENG_OK)

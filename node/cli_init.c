@@ -223,7 +223,9 @@ static enum eng_status fill_directory(struct init *init)
     enum eng_status status = disk_posix_open(init->directory, &disk);
     if (status != ENG_OK)
         return status;
-    status = disk_lock(disk, "LOCK");
+    status = init->made_directory ? disk_posix_sync_name(init->directory) : ENG_OK;
+    if (status == ENG_OK)
+        status = disk_lock(disk, "LOCK");
     if (status == ENG_OK)
         status = key_file_create(path, init->public_key, init->secret);
     if (status == ENG_OK)

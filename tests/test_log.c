@@ -518,6 +518,38 @@ START_TEST(what_a_kill_left_becomes_stable)
 }
 END_TEST
 
+/* After a sync that failed the page cache holds records that are not on the disk, and takes them for written: opening
+ * calls them durable, and so must make them so. */
+START_TEST(what_a_failed_sync_left_becomes_stable)
+{
+    ok(log_open(&options, 0, &writing));
+    for (unsigned i = 0; i < 3; i++) {
+        append(i);
+        ok(log_flush(writing));
+    }
+    disk_sim_fail(disk, 1, ENG_IO); /* a write, then this sync */
+    append(3);
+    fails(log_flush(writing), ENG_IO);
+    reopen(0);
+    ck_assert_uint_eq(read_all(0, 0), 4);
+    for (unsigned i = 4; i < 7; i++) {
+        uint64_t expected = log_durable(writing);
+        for (uint64_t seed = 0; seed < 20; seed++) {
+            struct disk *image;
+            struct log *recovered;
+            ok(disk_sim_crash(disk, seed, &image));
+            options.disk = image;
+            ok(log_open(&options, 0, &recovered));
+            ck_assert_uint_eq(log_durable(recovered), expected);
+            log_close(&recovered);
+            disk_close(&image);
+        }
+        append(i);
+        ok(log_flush(writing));
+    }
+}
+END_TEST
+
 /* Names of files that a failed call left undecided: what is removed after it could leave a gap. */
 START_TEST(a_failed_removal_is_the_last)
 {
@@ -576,6 +608,45 @@ START_TEST(trimming_keeps_whole_records)
             first--;
         ck_assert_uint_eq(read_all(begin, first), 300);
     }
+}
+END_TEST
+
+/* The log opens at an offset in each image, or at a whole record before it. */
+static void opens_after_power_loss(uint64_t at)
+{
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        struct disk *image;
+        struct log *recovered;
+        ok(disk_sim_crash(disk, seed, &image));
+        options.disk = image;
+        ok(log_open(&options, at, &recovered));
+        ck_assert_uint_ge(log_durable(recovered), at);
+        log_close(&recovered);
+        disk_close(&image);
+    }
+}
+
+/* What is kept must begin with a mark that a power loss leaves: one that was only written does not count. */
+START_TEST(an_unsynced_log_trims_by_a_stable_mark)
+{
+    static const uint8_t bytes[8192 - 24 - LOG_MARK_BYTES]; /* with the mark behind it as long as a file */
+    options.unsynced = true;
+    options.ring_bytes = 65536;
+    ok(log_open(&options, 0, &writing));
+    ok(log_append(writing, LOG_USER, bytes, sizeof bytes, 0, NULL, NULL));
+    ok(log_sync(writing));
+    ck_assert_uint_eq(log_durable(writing), 8192);
+    for (unsigned i = 0; i < 5; i++) {
+        append(i);
+        ok(log_flush(writing));
+        ok(log_trim(writing, 8192));
+        ck_assert_uint_eq(log_begin(writing), 0);
+        opens_after_power_loss(8192);
+    }
+    ok(log_sync(writing));
+    ok(log_trim(writing, 8192));
+    ck_assert_uint_eq(log_begin(writing), 8192);
+    opens_after_power_loss(8192);
 }
 END_TEST
 
@@ -765,8 +836,10 @@ int main(void)
     tcase_add_test(one, a_full_disk_is_not_the_end);
     tcase_add_loop_test(one, any_call_may_fail, 0, 2);
     tcase_add_loop_test(one, what_a_kill_left_becomes_stable, 0, 2);
+    tcase_add_test(one, what_a_failed_sync_left_becomes_stable);
     tcase_add_test(one, a_failed_removal_is_the_last);
     tcase_add_test(one, trimming_keeps_whole_records);
+    tcase_add_test(one, an_unsynced_log_trims_by_a_stable_mark);
     suite_add_tcase(suite, one);
     TCase *many = tcase_create("threads");
     tcase_add_checked_fixture(many, set_up, tear_down);

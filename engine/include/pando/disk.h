@@ -38,6 +38,8 @@ enum disk_open_flags {
 
 /* Opens a disk on an existing directory of the file system. The directory itself is not locked; see disk_lock. */
 ENG_MUST_CHECK enum eng_status disk_posix_open(const char *root, struct disk **disk);
+/* For who has made such a directory: syncs the one it is in, so that its name is on the disk. ENG_IO. */
+ENG_MUST_CHECK enum eng_status disk_posix_sync_name(const char *root);
 void disk_close(struct disk **disk); /* all files must be closed; NULL inside is allowed */
 
 /* "/var/lib/pando" for POSIX, "sim:" for the simulated disk; for messages. */

@@ -232,7 +232,7 @@ enum eng_status checkpoint_locked(struct eng *eng, const void *app_state, size_t
     size_t own = 0;
     if (eng->log) {
         if (eng->failed != ENG_OK)
-            return eng_fail(ENG_IO, "checkpoint: the log says more than the store holds: the next open merges it");
+            return eng_fail(ENG_IO, "checkpoint: stopped after a failed write; the next open goes on from the log");
         /* what is behind the log's durable end could be lost, although the checkpoint begins behind it */
         enum eng_status synced = log_sync(eng->log);
         if (synced != ENG_OK)

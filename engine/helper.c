@@ -50,6 +50,7 @@ struct helpers {
     struct help_work works[HELP_KINDS];
     pthread_mutex_t lock;
     _Atomic bool stop;
+    bool presumed; /* helpers_presume_watching */
     _Atomic uint64_t begun[HELP_KINDS];
     struct helper helper[];
 };
@@ -235,7 +236,12 @@ void helper_end(struct helpers *helpers, uint32_t index, enum help what, uint64_
 
 bool helper_looks_on(const struct helpers *helpers, uint32_t helper)
 {
-    return atomic_load_explicit(&helpers->helper[helper].watching, memory_order_relaxed);
+    return helpers->presumed || atomic_load_explicit(&helpers->helper[helper].watching, memory_order_relaxed);
+}
+
+void helpers_presume_watching(struct helpers *helpers)
+{
+    helpers->presumed = true;
 }
 
 bool helper_is_awake(const struct helpers *helpers, uint32_t helper)

@@ -39,6 +39,8 @@ void helper_ask(struct helpers *helpers, uint32_t helper, enum help what);
 void helper_end(struct helpers *helpers, uint32_t helper, enum help what, uint64_t watch_ns);
 /* A hint: it looks on for work, so it would begin at once. */
 bool helper_looks_on(const struct helpers *helpers, uint32_t helper);
+/* From now on helpers count as looking on, whatever they do: so that a test does not depend on when they sleep. */
+void helpers_presume_watching(struct helpers *helpers);
 /* A hint: it looks on or works, so it need not be woken. */
 bool helper_is_awake(const struct helpers *helpers, uint32_t helper);
 /* For one that does something: is it asked for something more urgent? */

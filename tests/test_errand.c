@@ -24,6 +24,7 @@ static void open_store(bool inline_only)
     options.disk = disk;
     tag = 0;
     OK(eng_open(&options, &eng));
+    helpers_presume_watching(eng->helpers);
 }
 
 static void close_store(void)
@@ -125,7 +126,13 @@ START_TEST(all_is_freed)
                 OK(eng_snapshot_open(eng, 0, ENG_HEAD, &snapshot));
             if (turn % 7 == 0)
                 OK(eng_checkpoint(eng, NULL, 0, true));
+            uint64_t errands = helpers_begun(eng->helpers, HELP_RELEASE);
             OK(eng_drop_below(eng, 0, tag));
+            for (unsigned wait = 0; turn % 4 == 0 && wait < 1000; wait++) { /* or the next commit takes it back */
+                if (helpers_begun(eng->helpers, HELP_RELEASE) != errands)
+                    break;
+                nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+            }
         }
         empty_row();
         eng_snapshot_close(&snapshot);

@@ -100,6 +100,12 @@ static bool answer_known(struct ledger *ledger, struct admitted *admitted, enum 
     const struct idtable_entry *entry = idtable_find(&ledger->ids, admitted->tx.id, now);
     uint64_t height = entry ? entry->height : 0;
     bool too_many = !entry && ledger->ids.used >= LEDGER_IDS_MAX;
+    if (too_many) {
+        uint64_t clock = ledger_clock(ledger);
+        too_many = clock < ledger->ids_passed_ms + LEDGER_IDS_PASS_MS && clock >= ledger->ids_passed_ms;
+        if (!too_many)
+            ledger->ids_passed_ms = clock;
+    }
     pthread_mutex_unlock(&ledger->ids_lock);
     if (too_many) {
         eng_fail(ENG_BUSY, "submit: %u transactions have not expired yet", LEDGER_IDS_MAX);
@@ -110,6 +116,7 @@ static bool answer_known(struct ledger *ledger, struct admitted *admitted, enum 
     pthread_mutex_lock(&ledger->lock);
     bool known = height <= ledger->published && !ledger->closing;
     if (known) {
+        admitted->receipt_height = height;
         admitted->next = ledger->answers;
         ledger->answers = admitted;
         pthread_cond_signal(&ledger->publish_ready);
@@ -235,6 +242,17 @@ void import_answer(struct ledger *ledger, struct import_request *request)
     import_release(request);
 }
 
+void ledger_refuse_stream(struct ledger *ledger, uint64_t stream)
+{
+    bool known = !stream;
+    pthread_mutex_lock(&ledger->order);
+    for (size_t i = 0; !known && i < LEDGER_REFUSED_STREAMS; i++)
+        known = ledger->refused_streams[i] == stream;
+    if (!known)
+        ledger->refused_streams[ledger->refused_next++ % LEDGER_REFUSED_STREAMS] = stream;
+    pthread_mutex_unlock(&ledger->order);
+}
+
 /* Decodes block and transactions; what is wrong stands in the result. */
 static void import_decode(struct ledger *ledger, struct import_request *request)
 {
@@ -270,7 +288,8 @@ static void import_decode(struct ledger *ledger, struct import_request *request)
 }
 
 enum eng_status ledger_import(struct ledger *ledger, const uint8_t *bytes, size_t size, bool keep_going,
-                              void (*done)(void *context, const struct import_result *result), void *context)
+                              uint64_t stream, void (*done)(void *context, const struct import_result *result),
+                              void *context)
 {
     assert(ledger->magic == LEDGER_MAGIC && done);
     char text[512];
@@ -308,6 +327,7 @@ enum eng_status ledger_import(struct ledger *ledger, const uint8_t *bytes, size_
         memcpy(request->bytes, bytes, size);
         request->size = size;
         request->keep_going = keep_going;
+        request->stream = stream;
         request->done = done;
         request->context = context;
         import_decode(ledger, request);

@@ -80,15 +80,19 @@ static struct idtable_entry identify(const struct ledger *ledger, const struct b
     return entry;
 }
 
-static enum verdict judge(struct ledger *ledger, const struct block_work *block, const struct idtable_entry *entry)
+static enum verdict judge(struct ledger *ledger, const struct block_work *block, const struct idtable_entry *entry,
+                          uint64_t *known_height)
 {
+    *known_height = 0;
     if (entry->expires_ms <= block->time_ms)
         return VERDICT_EXPIRED;
     if (entry->expires_ms - block->time_ms > ledger->window_ms)
         return VERDICT_TOO_FAR;
     pthread_mutex_lock(&ledger->ids_lock);
-    bool known = idtable_find(&ledger->ids, entry->id, block->time_ms) != NULL;
+    const struct idtable_entry *found = idtable_find(&ledger->ids, entry->id, block->time_ms);
+    *known_height = found ? found->height : 0;
     pthread_mutex_unlock(&ledger->ids_lock);
+    bool known = *known_height;
     if (!known && block->ids)
         known = idtable_find(block->ids, entry->id, block->time_ms) != NULL;
     return known ? VERDICT_DUPLICATE : VERDICT_INCLUDED;
@@ -99,17 +103,22 @@ static enum eng_status remember(struct ledger *ledger, struct block_work *block,
     if (block->ids)
         return idtable_insert(block->ids, entry, block->time_ms);
     pthread_mutex_lock(&ledger->ids_lock);
+    if (ledger->ids.used >= LEDGER_IDS_MAX && block->time_ms - ledger->ids_swept_ms >= ledger->window_ms / 16) {
+        enum eng_status ignored = idtable_sweep(&ledger->ids, block->time_ms); /* no memory: another time */
+        (void)ignored;
+        ledger->ids_swept_ms = block->time_ms;
+    }
     enum eng_status status = idtable_insert(&ledger->ids, entry, block->time_ms);
     pthread_mutex_unlock(&ledger->ids_lock);
     return status;
 }
 
 enum eng_status work_run(struct ledger *ledger, struct block_work *block, const struct transaction *tx,
-                         struct span bytes, enum verdict *verdict)
+                         struct span bytes, enum verdict *verdict, uint64_t *known_height)
 {
     assert(block->stage == BLOCK_OPEN && block->included_count < BLOCK_TRANSACTIONS_MAX);
     struct idtable_entry entry = identify(ledger, block, tx, bytes);
-    *verdict = judge(ledger, block, &entry);
+    *verdict = judge(ledger, block, &entry, known_height);
     if (*verdict != VERDICT_INCLUDED)
         return ENG_OK;
     struct execution *execution = ledger->execution;
@@ -154,7 +163,10 @@ enum eng_status work_wait(struct block_work *block, struct admitted *admitted, b
     if (status != ENG_OK)
         return status;
     struct waiter *waiter = &block->waiters[block->waiter_count++];
-    *waiter = (struct waiter){.done = admitted->done, .context = admitted->context, .duplicate = duplicate};
+    *waiter = (struct waiter){.done = admitted->done,
+                              .context = admitted->context,
+                              .duplicate = duplicate,
+                              .receipt_height = admitted->receipt_height};
     memcpy(waiter->id, admitted->tx.id, TX_ID_BYTES);
     if (!duplicate) {
         waiter->receipt_at = block->last_receipt_at;

@@ -94,7 +94,7 @@ static int import_answered(void *context, struct cli_batch *batch, struct protoc
     return protocol_read_end(reply) ? CLI_DONE : cli_bad_reply("import");
 }
 
-static struct cli_batch *new_batch(bool keep_going)
+static struct cli_batch *new_batch(bool keep_going, uint64_t number)
 {
     struct cli_batch *batch = calloc(1, sizeof *batch);
     if (batch)
@@ -105,6 +105,7 @@ static struct cli_batch *new_batch(bool keep_going)
     }
     protocol_request_begin(&batch->request, VERB_IMPORT);
     protocol_write_u8(&batch->request, keep_going);
+    protocol_write_u64(&batch->request, number);
     protocol_write_u32(&batch->request, 0);
     return batch;
 }
@@ -131,7 +132,7 @@ static int parse_block(struct import *import, const struct cli_lines *lines, con
 /* Hands the batch over; false: the stream has stopped. */
 static bool push_batch(struct cli_stream *stream, struct cli_batch **batch, const struct cli_lines *lines)
 {
-    protocol_patch_u32(&(*batch)->request, 4, (*batch)->count);
+    protocol_patch_u32(&(*batch)->request, 12, (*batch)->count);
     (*batch)->consumed = lines->consumed;
     bool taken = cli_stream_push(stream, *batch);
     *batch = NULL;
@@ -141,6 +142,8 @@ static bool push_batch(struct cli_stream *stream, struct cli_batch **batch, cons
 static int read_blocks(struct import *import, struct cli_lines *lines, struct cli_stream *stream, bool keep_going)
 {
     struct cli_batch *batch = NULL;
+    uint64_t number;
+    randombytes_buf(&number, sizeof number);
     for (;;) {
         const char *text;
         size_t size;
@@ -165,7 +168,7 @@ static int read_blocks(struct import *import, struct cli_lines *lines, struct cl
             return line == CLI_LINE_FAILED ? CLI_UNABLE : CLI_DONE;
         if (!block)
             continue;
-        if (!batch && !(batch = new_batch(keep_going))) {
+        if (!batch && !(batch = new_batch(keep_going, number))) {
             free(bytes);
             return cli_say(CLI_UNABLE, "import: out of memory");
         }

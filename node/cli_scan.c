@@ -137,11 +137,18 @@ static int print_pages(struct cli *cli, struct range *range, struct cli_printer 
     write_range(&request, range, true);
     enum eng_status status = pando_send(cli->pando, &request, &call);
     int code = CLI_DONE;
+    bool again = false;
     while (status == ENG_OK && call) {
         struct pando_reply reply;
         status = pando_receive(&call, PANDO_TIMEOUT_MS, &reply);
+        if (status != ENG_OK && pando_broken(cli->pando) && !again) {
+            again = true; /* let go while what was printed was not read: the same page once more */
+            status = pando_send(cli->pando, &request, &call);
+            continue;
+        }
         if (status != ENG_OK)
             break;
+        again = false;
         range->height = protocol_read_u64(&reply.body);
         uint8_t more = protocol_read_u8(&reply.body);
         uint32_t count = protocol_read_u32(&reply.body);

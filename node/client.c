@@ -292,6 +292,14 @@ void pando_cancel(struct pando_call **call_pointer)
     *call_pointer = NULL;
 }
 
+static bool any_open(const struct pando *pando)
+{
+    for (unsigned i = 0; i < PANDO_CALLS_MAX; i++)
+        if (pando->calls[i].open)
+            return true;
+    return false;
+}
+
 enum eng_status pando_send(struct pando *pando, const struct protocol_writer *request, struct pando_call **out)
 {
     assert(pando->magic == PANDO_MAGIC);
@@ -307,13 +315,21 @@ enum eng_status pando_send(struct pando *pando, const struct protocol_writer *re
         slot++;
     if (slot == PANDO_CALLS_MAX)
         return eng_fail(ENG_BUSY, "request: %u are in flight already", PANDO_CALLS_MAX);
-    enum eng_status status = pando->file < 0 ? connect_again(pando) : ENG_OK;
+    /* What is sent on a new connection would overtake the calls that the old one has lost: their owner sends all again.
+     */
+    bool lost_calls = pando->file < 0 && any_open(pando);
+    enum eng_status status = pando->file < 0 && !lost_calls ? connect_again(pando) : ENG_OK;
     if (status != ENG_OK)
         return status;
     struct pando_call *call = &pando->calls[slot];
     pando->generation = (pando->generation + 1) % (ID_MAX / PANDO_CALLS_MAX);
     *call = (struct pando_call){
         .pando = pando, .open = true, .id = pando->generation * PANDO_CALLS_MAX + slot, .serial = pando->serial};
+    if (lost_calls) {
+        pando->broken = true;
+        *out = call; /* pando_receive tells */
+        return ENG_OK;
+    }
     uint8_t head[SMALL_BYTES] = {1}; /* a small request goes out whole, in one call */
     uint64_t size = request->size + 4;
     for (int i = 0; i < 8; i++)

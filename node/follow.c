@@ -191,6 +191,10 @@ enum eng_status ledger_apply(struct ledger *ledger, const struct header *header,
         return eng_fail(status, "apply: the ledger has stopped: %s", text);
     if (!ledger->applying) {
         status = follow_commit(ledger, header, sealed, size, &ledger->applying);
+        if (status == ENG_FULL) {
+            merge_make_room(ledger);
+            status = follow_commit(ledger, header, sealed, size, &ledger->applying);
+        }
         if (status == ENG_CONFLICT || status == ENG_EXISTS || status == ENG_INVALID)
             return status; /* about this block, not about this node */
     } else {

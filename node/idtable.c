@@ -83,6 +83,11 @@ static enum eng_status rebuild(struct idtable *table, uint64_t now_ms)
     return ENG_OK;
 }
 
+enum eng_status idtable_sweep(struct idtable *table, uint64_t now_ms)
+{
+    return rebuild(table, now_ms);
+}
+
 enum eng_status idtable_insert(struct idtable *table, const struct idtable_entry *entry, uint64_t now_ms)
 {
     assert(entry->expires_ms);

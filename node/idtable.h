@@ -38,6 +38,8 @@ const struct idtable_entry *idtable_find(const struct idtable *table, const uint
 /* Adds an id that idtable_find does not find at now_ms (an expired one is replaced). expires_ms is not 0. */
 ENG_MUST_CHECK enum eng_status idtable_insert(struct idtable *table, const struct idtable_entry *entry,
                                               uint64_t now_ms);
+/* Drops what is expired at now_ms. ENG_NO_MEMORY: nothing changed. */
+ENG_MUST_CHECK enum eng_status idtable_sweep(struct idtable *table, uint64_t now_ms);
 /* Empties it, keeps a small table's memory. */
 void idtable_clear(struct idtable *table);
 size_t idtable_memory(const struct idtable *table);

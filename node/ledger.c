@@ -504,9 +504,8 @@ void ledger_close(struct ledger **address, int deadline_ms)
     } else if (ledger->threads) {
         stop_threads(ledger);
     }
-    if (status == ENG_OK && blockstore_height(ledger->blocks) == ledger->merged_height &&
-        ledger_failure(ledger, NULL, 0) == ENG_OK && monotonic_ns() < deadline &&
-        ledger->replay_from > ledger->checkpointed)
+    if (status == ENG_OK && merge_is_whole(ledger) && ledger_failure(ledger, NULL, 0) == ENG_OK &&
+        monotonic_ns() < deadline && ledger->replay_from > ledger->checkpointed)
         status = merge_checkpoint(ledger, true);
     /* A checkpoint that was not made is made up for by the replay at the next start. */
     destroy_ledger(address);

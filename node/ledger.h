@@ -98,10 +98,15 @@ struct import_result {
 };
 /* Imports one block (bytes of block_decode); blocks may be handed in ahead, they are done in order. done is called
  * exactly once, when the block is durable and published or refused. Returns ENG_OK if taken; ENG_BUSY: the queue is
- * full. */
+ * full. stream: a random number of one who hands blocks in ahead of the answers, or 0: when a block is refused, so is
+ * what comes behind it with the same number, even if somebody else makes a block of its height meanwhile. */
 ENG_MUST_CHECK enum eng_status ledger_import(struct ledger *ledger, const uint8_t *bytes, size_t size, bool keep_going,
+                                             uint64_t stream,
                                              void (*done)(void *context, const struct import_result *result),
                                              void *context);
+
+/* For who could not hand in a block: what comes behind it with the same number is refused. 0: nothing. */
+void ledger_refuse_stream(struct ledger *ledger, uint64_t stream);
 
 /* ---- following ---- */
 

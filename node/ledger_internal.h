@@ -37,10 +37,12 @@
 #define LEDGER_INFLIGHT_BYTES_MAX (128ull << 20) /* of them */
 #define LEDGER_IMPORTS_MAX 1024u                 /* blocks handed in and not answered */
 #define LEDGER_IMPORT_BYTES_MAX (192ull << 20)   /* of them */
+#define LEDGER_REFUSED_STREAMS 256u              /* streams of imports that ended with a refusal, remembered */
 #define LEDGER_IMPORTS_A_ROUND 64u               /* imported blocks done before transactions get a turn again */
 #define LEDGER_MERGE_QUEUE 4u               /* closed blocks that wait for their merge: < ENG_BATCH_DEPTH_MAX - 2 */
 #define LEDGER_PUBLISH_QUEUE 256u           /* merged blocks that wait for the disk */
 #define LEDGER_IDS_MAX (1u << 24)           /* remembered ids; more are TX_BUSY on the leader */
+#define LEDGER_IDS_PASS_MS 1000u            /* but for one so often: without blocks ledger time stands still */
 #define LEDGER_BLOCK_SOFT_BYTES (32u << 20) /* a block is closed when its sealed form may have so many */
 #define LEDGER_SEALED_SLACK (64u << 10)     /* of SEALED_BYTES_MAX: header and framing */
 #define LEDGER_DROPS_A_BLOCK 1024u          /* versions dropped after one merge */
@@ -55,7 +57,8 @@
 /* A submitted transaction on its way; the decoded form points into bytes. */
 struct admitted {
     struct admitted *next;
-    uint64_t offset, end; /* of its TX record */
+    uint64_t offset, end;    /* of its TX record */
+    uint64_t receipt_height; /* of a resubmission: where the first receipt is */
     ledger_done *done;
     void *context;
     struct transaction tx;
@@ -65,6 +68,7 @@ struct admitted {
 
 struct import_request {
     struct import_request *next;
+    uint64_t stream; /* 0: it stands alone */
     bool keep_going;
     void (*done)(void *context, const struct import_result *result);
     void *context;
@@ -85,6 +89,7 @@ struct waiter {
     ledger_done *done;
     void *context;
     bool duplicate;
+    uint64_t receipt_height; /* duplicate: where the first one is */
     uint8_t id[TX_ID_BYTES];
     size_t receipt_at, receipt_bytes;
 };
@@ -154,6 +159,8 @@ struct ledger {
     struct import_request *imports, **imports_end;
     bool stopping;
     size_t import_count, import_bytes, import_decoding;
+    uint64_t refused_streams[LEDGER_REFUSED_STREAMS]; /* of imports, the newest; 0: none */
+    size_t refused_next;
     _Atomic size_t inflight, inflight_bytes; /* relaxed: bounds, not exact */
 
     /* EXECUTE's own */
@@ -187,6 +194,7 @@ struct ledger {
     pthread_cond_t merge_ready, merge_space, publish_ready, publish_space, published_changed;
     struct block_queue to_merge, to_publish;
     bool execute_ended, merge_ended;
+    bool room_wanted;              /* EXECUTE met a full disk */
     struct eng_batch *last_frozen; /* not yet merged, or NULL */
     uint64_t flush_target;         /* log offset behind the last closed block */
     struct admitted *answers;      /* resubmissions of published transactions */
@@ -201,6 +209,8 @@ struct ledger {
 
     pthread_mutex_t ids_lock;
     struct idtable ids;
+    uint64_t ids_swept_ms;  /* ledger time at which it was last swept for being full */
+    uint64_t ids_passed_ms; /* clock at which admission last let one through all the same */
 
     pthread_t execute_thread, merge_thread, publish_thread;
     int threads; /* how many of them run */
@@ -243,7 +253,7 @@ ENG_MUST_CHECK enum eng_status work_open(struct ledger *ledger, uint64_t height,
                                          struct block_work **block);
 /* Decides about one transaction and, if it is included, runs it and writes its receipt. */
 ENG_MUST_CHECK enum eng_status work_run(struct ledger *ledger, struct block_work *block, const struct transaction *tx,
-                                        struct span bytes, enum verdict *verdict);
+                                        struct span bytes, enum verdict *verdict, uint64_t *known_height);
 /* The block takes the transaction, which waits in it for a receipt. */
 ENG_MUST_CHECK enum eng_status work_wait(struct block_work *block, struct admitted *admitted, bool duplicate);
 ENG_MUST_CHECK enum eng_status work_freeze(struct ledger *ledger, struct block_work *block);
@@ -277,6 +287,12 @@ ENG_MUST_CHECK enum eng_status merge_block(struct ledger *ledger, struct block_w
 /* Retention, and a checkpoint if it is due; after a block is stored. Errors that pass are put off. */
 ENG_MUST_CHECK enum eng_status merge_upkeep(struct ledger *ledger);
 ENG_MUST_CHECK enum eng_status merge_checkpoint(struct ledger *ledger, bool wait);
+/* True if what the store has is what the log and the index have: a checkpoint may be made. */
+bool merge_is_whole(struct ledger *ledger);
+/* The disk is full: a checkpoint, if it can give space back; in the thread that merges. */
+void merge_make_room(struct ledger *ledger);
+/* Asks the MERGE thread for it. */
+void merge_want_room(struct ledger *ledger);
 /* Drops versions that are neither among the newest retain_blocks published ones nor one of every n-th. */
 ENG_MUST_CHECK enum eng_status merge_retain(struct ledger *ledger);
 #define BASE_BYTES 80u
@@ -314,7 +330,8 @@ ENG_MUST_CHECK enum eng_status follow_ids(struct ledger *ledger, const uint8_t *
 /* read.c */
 /* The receipt of this id in a sealed block's receipts; false if there is none. */
 bool receipt_find(const uint8_t *receipts, size_t size, const uint8_t id[TX_ID_BYTES], size_t *at, size_t *bytes);
-ENG_MUST_CHECK enum eng_status read_receipt(struct ledger *ledger, const uint8_t id[TX_ID_BYTES], uint8_t **bytes,
-                                            size_t *size);
+/* height 0: where the table of ids says. */
+ENG_MUST_CHECK enum eng_status read_receipt(struct ledger *ledger, const uint8_t id[TX_ID_BYTES], uint64_t height,
+                                            uint8_t **bytes, size_t *size);
 
 #endif

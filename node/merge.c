@@ -131,6 +131,14 @@ enum eng_status merge_retain(struct ledger *ledger)
     return ENG_OK;
 }
 
+bool merge_is_whole(struct ledger *ledger)
+{
+    struct eng_summary summary;
+    uint64_t head = 0;
+    return eng_head(ledger->eng, LEDGER_ROOT_STATE, &head, &summary) == ENG_OK && head == ledger->merged_height &&
+           blockstore_height(ledger->blocks) == ledger->merged_height;
+}
+
 enum eng_status merge_checkpoint(struct ledger *ledger, bool wait)
 {
     struct base base = {
@@ -183,29 +191,44 @@ enum eng_status merge_upkeep(struct ledger *ledger)
     return status;
 }
 
+/* A block does not fit the disk. Segments that only the last checkpoint needs come free with a new one, and those are
+ * otherwise made by the amount of log: so one is made now, if anything was merged since. Not after a block was
+ * committed and is not in the log: then it is the log that is full. */
+void merge_make_room(struct ledger *ledger)
+{
+    if (!merge_is_whole(ledger) || ledger->replay_from <= ledger->checkpointed || eng_checkpoint_running(ledger->eng))
+        return;
+    enum eng_status ignored = merge_checkpoint(ledger, false); /* if it fails too, the block waits as it would have */
+    (void)ignored;
+}
+
+void merge_want_room(struct ledger *ledger)
+{
+    pthread_mutex_lock(&ledger->lock);
+    ledger->room_wanted = true;
+    pthread_cond_signal(&ledger->merge_ready);
+    pthread_mutex_unlock(&ledger->lock);
+}
+
 /* ---- the thread ---- */
 
 static struct block_work *next_block(struct ledger *ledger)
 {
     pthread_mutex_lock(&ledger->lock);
-    while (!ledger->to_merge.count && !ledger->execute_ended)
-        pthread_cond_wait(&ledger->merge_ready, &ledger->lock);
+    while (!ledger->to_merge.count && !ledger->execute_ended) {
+        if (ledger->room_wanted) {
+            ledger->room_wanted = false;
+            pthread_mutex_unlock(&ledger->lock);
+            merge_make_room(ledger);
+            pthread_mutex_lock(&ledger->lock);
+        } else {
+            pthread_cond_wait(&ledger->merge_ready, &ledger->lock);
+        }
+    }
     struct block_work *block = queue_pop(&ledger->to_merge);
     pthread_cond_signal(&ledger->merge_space);
     pthread_mutex_unlock(&ledger->lock);
     return block;
-}
-
-/* A block does not fit the disk. Segments that only the last checkpoint needs come free with a new one, and those are
- * otherwise made by the amount of log: so one is made now, if anything was merged since. Not after the block was
- * sealed: then it is the log that is full. */
-static void make_room(struct ledger *ledger, const struct block_work *block, enum eng_status status)
-{
-    if (status != ENG_FULL || block->stage > BLOCK_LOGGED || ledger->replay_from <= ledger->checkpointed ||
-        eng_checkpoint_running(ledger->eng))
-        return;
-    enum eng_status ignored = merge_checkpoint(ledger, false); /* if it fails too, the block waits as it would have */
-    (void)ignored;
 }
 
 void *merge_thread(void *argument)
@@ -218,7 +241,8 @@ void *merge_thread(void *argument)
         if (!broken && !atomic_load_explicit(&ledger->failed, memory_order_acquire)) {
             do {
                 status = merge_block(ledger, block);
-                make_room(ledger, block, status);
+                if (status == ENG_FULL)
+                    merge_make_room(ledger);
             } while (status != ENG_OK && ledger_pause(ledger, status));
         } else {
             status = ENG_CLOSED;

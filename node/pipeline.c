@@ -195,7 +195,8 @@ static enum eng_status run_one(struct ledger *ledger)
         prefetch_taken(ledger);
     struct block_work *block = ledger->open;
     enum verdict verdict;
-    status = work_run(ledger, block, &admitted->tx, (struct span){admitted->bytes, admitted->size}, &verdict);
+    status = work_run(ledger, block, &admitted->tx, (struct span){admitted->bytes, admitted->size}, &verdict,
+                      &admitted->receipt_height);
     if (status != ENG_OK)
         return ledger_fail(ledger, status);
     struct admitted *next = admitted->next;
@@ -257,6 +258,17 @@ static enum eng_status compare_known(struct ledger *ledger, const struct block *
     return status;
 }
 
+/* Was a block before it in its stream refused? */
+static bool is_refused(struct ledger *ledger, uint64_t stream)
+{
+    bool refused = false;
+    pthread_mutex_lock(&ledger->order);
+    for (size_t i = 0; stream && i < LEDGER_REFUSED_STREAMS; i++)
+        refused |= ledger->refused_streams[i] == stream;
+    pthread_mutex_unlock(&ledger->order);
+    return refused;
+}
+
 /* ENG_OK: *skipped, or it can be run at *time_ms. */
 static enum eng_status check_import(struct ledger *ledger, struct import_request *request, uint64_t *time_ms)
 {
@@ -269,6 +281,9 @@ static enum eng_status check_import(struct ledger *ledger, struct import_request
         result->skipped = status == ENG_OK;
         return status;
     }
+    if (is_refused(ledger, request->stream))
+        return eng_fail(ENG_INVALID, "block %llu: not tried: a block before it was refused",
+                        (unsigned long long)block->height);
     if (block->height > ledger->executed_height + 1)
         return eng_fail(ENG_INVALID, "block %llu: the ledger ends at %llu, there is a gap",
                         (unsigned long long)block->height, (unsigned long long)ledger->executed_height);
@@ -315,8 +330,9 @@ static enum eng_status run_import(struct ledger *ledger, struct block_work *bloc
             prefetch(block->batch, txs, count);
         }
         enum verdict verdict;
+        uint64_t known;
         struct span bytes = {request->block.transactions[i].bytes, request->block.transactions[i].size};
-        enum eng_status status = work_run(ledger, block, &request->txs[i], bytes, &verdict);
+        enum eng_status status = work_run(ledger, block, &request->txs[i], bytes, &verdict, &known);
         if (status != ENG_OK)
             return status;
         switch (verdict) {
@@ -340,6 +356,12 @@ static enum eng_status run_import(struct ledger *ledger, struct block_work *bloc
     return ENG_OK;
 }
 
+static void refuse_with_stream(struct ledger *ledger, struct import_request *request, enum eng_status status)
+{
+    import_refuse(request, status);
+    ledger_refuse_stream(ledger, request->stream);
+}
+
 /* Runs the block at importing. ENG_OK: it was answered, or is open and complete (close_block comes next). */
 static enum eng_status import_one(struct ledger *ledger)
 {
@@ -361,7 +383,7 @@ static enum eng_status import_one(struct ledger *ledger)
                 ledger->importing = NULL;
                 return close_block(ledger);
             }
-            import_refuse(request, status);
+            refuse_with_stream(ledger, request, status);
             idtable_clear(&ledger->import_ids);
             work_release(ledger, &block);
             ledger->importing = NULL;
@@ -370,7 +392,7 @@ static enum eng_status import_one(struct ledger *ledger)
         }
     }
     if (status != ENG_OK)
-        import_refuse(request, status);
+        refuse_with_stream(ledger, request, status);
     ledger->importing = NULL;
     import_answer(ledger, request);
     return ENG_OK;
@@ -532,6 +554,8 @@ void *execute_thread(void *argument)
                     status = close_block(ledger);
                 if (status == ENG_OK)
                     ledger_unhold(ledger);
+                else if (status == ENG_FULL)
+                    merge_want_room(ledger);
             } while (status != ENG_OK && ledger_pause(ledger, status));
         }
         if (failed || status != ENG_OK)

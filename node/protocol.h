@@ -49,7 +49,7 @@
 enum protocol_verb {
     VERB_SUBMIT =
         1,        /* u32 n | {u32 bytes | transaction}...  ->  u32 n | {u8 tx_code | u32 bytes | receipt or line}... */
-    VERB_IMPORT,  /* u8 keep_going | u32 n | {u32 bytes | block}...  ->  u32 n | {import result}... */
+    VERB_IMPORT,  /* u8 keep_going | u64 stream | u32 n | {u32 bytes | block}...  ->  u32 n | {import result}... */
     VERB_GET,     /* u64 height | u16 bytes | key  ->  u64 height | u8 tag | u32 bytes | value   (ENG_NOT_FOUND) */
     VERB_SCAN,    /* u64 height | u8 flags (1 reverse, 2 has from, 4 has to) | u16 from | u16 to | u32 limit
                      -> u64 height | u8 more | u32 n | {u16 key | u8 tag | u32 value}... */

@@ -61,11 +61,12 @@ void publish_enqueue(struct ledger *ledger, struct block_work *block)
 
 /* ---- answers ---- */
 
-static void answer_again(struct ledger *ledger, ledger_done *done, void *context, const uint8_t id[TX_ID_BYTES])
+static void answer_again(struct ledger *ledger, ledger_done *done, void *context, const uint8_t id[TX_ID_BYTES],
+                         uint64_t height)
 {
     uint8_t *bytes = NULL;
     size_t size = 0;
-    enum eng_status status = read_receipt(ledger, id, &bytes, &size);
+    enum eng_status status = read_receipt(ledger, id, height, &bytes, &size);
     if (status == ENG_OK)
         done(context, TX_OK, bytes, size);
     else /* not found: its time ran out meanwhile */
@@ -82,7 +83,7 @@ void publish_answers(struct ledger *ledger)
     while (next) {
         struct admitted *admitted = next;
         next = admitted->next;
-        answer_again(ledger, admitted->done, admitted->context, admitted->tx.id);
+        answer_again(ledger, admitted->done, admitted->context, admitted->tx.id, admitted->receipt_height);
         admitted_release(ledger, admitted);
     }
 }
@@ -100,7 +101,7 @@ void publish_block(struct ledger *ledger, struct block_work *block)
     for (size_t i = 0; i < block->waiter_count; i++) {
         const struct waiter *waiter = &block->waiters[i];
         if (waiter->duplicate)
-            answer_again(ledger, waiter->done, waiter->context, waiter->id);
+            answer_again(ledger, waiter->done, waiter->context, waiter->id, waiter->receipt_height);
         else
             waiter->done(waiter->context, TX_OK, block->receipts + waiter->receipt_at, waiter->receipt_bytes);
     }

@@ -88,7 +88,8 @@ static enum eng_status run_record(struct ledger *ledger, struct block_work *bloc
     if (status == ENG_INVALID || status == ENG_TOO_LARGE)
         status = ENG_DAMAGED; /* admission let only whole ones through */
     if (status == ENG_OK)
-        status = work_run(ledger, block, &admitted->tx, (struct span){admitted->bytes, admitted->size}, &verdict);
+        status = work_run(ledger, block, &admitted->tx, (struct span){admitted->bytes, admitted->size}, &verdict,
+                          &admitted->receipt_height);
     if (status == ENG_OK && verdict == VERDICT_INCLUDED) {
         if (block->last)
             block->last->next = admitted;
@@ -131,7 +132,8 @@ static enum eng_status run_imported(struct ledger *ledger, struct block_work *bl
         status = transaction_decode(span.bytes, span.size, &tx);
         if (status != ENG_OK)
             break;
-        status = work_run(ledger, block, &tx, span, &verdict);
+        uint64_t known;
+        status = work_run(ledger, block, &tx, span, &verdict, &known);
         transaction_release(&tx);
     }
     block_release(&imported);

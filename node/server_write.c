@@ -217,12 +217,12 @@ static void on_import(void *context, const struct import_result *result)
 
 /* False if the block was refused here: then those behind it would only leave a gap. */
 static bool import_one(struct server *server, struct import_slot *slot, const uint8_t *bytes, uint32_t size,
-                       bool keep_going)
+                       bool keep_going, uint64_t stream)
 {
     unsigned waited_ms = 0;
     enum eng_status status;
     do
-        status = ledger_import(server->ledger, bytes, size, keep_going, on_import, slot);
+        status = ledger_import(server->ledger, bytes, size, keep_going, stream, on_import, slot);
     while (status == ENG_BUSY && wait_for_room(server, &waited_ms));
     if (status == ENG_OK) {
         server->disk_refuses = false;
@@ -239,6 +239,7 @@ static bool import_one(struct server *server, struct import_slot *slot, const ui
 void server_import(struct request *request)
 {
     uint8_t keep_going = protocol_read_u8(&request->body);
+    uint64_t stream = protocol_read_u64(&request->body);
     uint32_t count = protocol_read_u32(&request->body);
     if (keep_going > 1 || count == 0 || count > PROTOCOL_IMPORT_MAX || !check_items(request->body, count)) {
         server_answer_error(request, ENG_INVALID, "import: its length or the number of blocks is wrong");
@@ -262,7 +263,9 @@ void server_import(struct request *request)
         uint32_t size = protocol_read_u32(&body);
         const uint8_t *bytes = protocol_read_bytes(&body, size);
         if (going) {
-            going = import_one(server, slot, bytes, size, keep_going);
+            going = import_one(server, slot, bytes, size, keep_going, stream);
+            if (!going) /* nor what comes in requests behind this one */
+                ledger_refuse_stream(server->ledger, stream);
             continue;
         }
         struct import_result result = {.status = ENG_INVALID, .text = "not tried: a block before it was refused"};

@@ -97,7 +97,7 @@ static void pipe_event(nng_pipe pipe, nng_pipe_ev event, void *context)
     struct upstream *source = context;
     struct follower *follower = source->follower;
     pthread_mutex_lock(&follower->lock);
-    source->pipes += event == NNG_PIPE_EV_ADD_POST ? 1 : -1;
+    source->pipes += event == NNG_PIPE_EV_ADD_PRE ? 1 : -1;
     pthread_cond_broadcast(&follower->event);
     pthread_mutex_unlock(&follower->lock);
 }
@@ -481,7 +481,8 @@ static enum eng_status dial(struct upstream *source, const char *url, nng_pipe_c
         return eng_fail(ENG_IO, "%s: %s", url, nng_strerror(error));
     }
     if (notify) {
-        nng_pipe_notify(*socket, NNG_PIPE_EV_ADD_POST, notify, source);
+        /* not ADD_POST: a peer that is no REP socket is closed before it, and REM_POST comes all the same */
+        nng_pipe_notify(*socket, NNG_PIPE_EV_ADD_PRE, notify, source);
         nng_pipe_notify(*socket, NNG_PIPE_EV_REM_POST, notify, source);
     }
     error = nng_socket_set_ms(*socket, NNG_OPT_REQ_RESENDTIME, -1);

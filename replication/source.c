@@ -44,8 +44,9 @@
 #define SOURCE_SPARE_BYTES_MAX (16u << 20) /* a worker gives larger buffers back */
 #define SOURCE_RECEIVE_BYTES_MAX 1024u     /* a request and the headers of nng */
 #define SOURCE_SEEN_MS 60000
-#define SOURCE_DRAIN_MS 1000 /* at most, before it closes */
-#define SOURCE_QUIET_MS 20   /* nothing was asked for so long: now it closes */
+#define SOURCE_STALLED_MS 10000 /* answers not taken for so long cost the connection when others need the room */
+#define SOURCE_DRAIN_MS 1000    /* at most, before it closes */
+#define SOURCE_QUIET_MS 20      /* nothing was asked for so long: now it closes */
 _Static_assert(MESSAGE_REQUEST_BYTES_MAX + 64 <= SOURCE_RECEIVE_BYTES_MAX, "a request passes the transport's limit");
 
 enum call_state { CALL_IDLE, CALL_RECEIVING, CALL_QUEUED, CALL_WORKING, CALL_WAITING, CALL_SENDING };
@@ -73,9 +74,10 @@ struct call {
 };
 
 struct pipe {
-    uint32_t id;    /* 0: free */
-    unsigned calls; /* its requests in hand and its answers on their way */
-    size_t unread;  /* bytes of answers, counted until it asks again */
+    uint32_t id;      /* 0: free */
+    unsigned calls;   /* its requests in hand and its answers on their way */
+    size_t unread;    /* bytes of answers, counted until it asks again */
+    uint64_t sent_ms; /* when the last answer was handed to nng */
 };
 
 struct known_follower {
@@ -157,6 +159,17 @@ static void pipe_read(struct source *source, struct pipe *pipe)
     pipe->unread = 0;
 }
 
+/* A request of this connection is not answered yet: no follower has two. */
+static bool asks_ahead(const struct source *source, uint32_t id)
+{
+    for (size_t i = 0; i < source->call_count; i++) {
+        const struct call *call = &source->calls[i];
+        if (call->pipe == id && call->state != CALL_SENDING)
+            return true;
+    }
+    return false;
+}
+
 enum accepted { ACCEPT, ACCEPT_DROP, ACCEPT_CLOSE };
 
 /* Takes a request in hand. The answer before may be on its way still although the peer has it: nng tells late. */
@@ -167,10 +180,9 @@ static enum accepted call_accept(struct call *call, nng_msg *message)
     struct pipe *pipe = id > 0 ? pipe_find(source, (uint32_t)id) : NULL;
     if (!pipe)
         return ACCEPT_DROP;
-    if (pipe->calls == SOURCE_PIPE_CALLS_MAX)
+    if (pipe->calls == SOURCE_PIPE_CALLS_MAX || asks_ahead(source, pipe->id))
         return ACCEPT_CLOSE;
-    if (pipe->calls == 0)
-        pipe_read(source, pipe);
+    pipe_read(source, pipe); /* a follower asks again when it has the answer */
     pipe->calls++;
     call->pipe = pipe->id;
     call->message = message;
@@ -452,6 +464,7 @@ static void call_send(struct call *call, const struct answer *answer)
     if (call->pipe && pipe) {
         pipe->unread += answer->size;
         source->unread += answer->size;
+        pipe->sent_ms = clock_ms();
     }
     call_to(call, CALL_SENDING);
     pthread_mutex_unlock(&source->lock);
@@ -526,6 +539,28 @@ static void wake_due(struct source *source, uint64_t height)
     pthread_mutex_unlock(&source->lock);
 }
 
+/* Room that is short, contexts or bytes, is taken from the connection that has not taken its answer for longest. */
+static void close_stalled(struct source *source)
+{
+    uint64_t oldest = clock_ms() - SOURCE_STALLED_MS;
+    size_t sending = 0;
+    nng_pipe stalled = NNG_PIPE_INITIALIZER;
+    pthread_mutex_lock(&source->lock);
+    for (size_t i = 0; i < source->call_count; i++)
+        sending += source->calls[i].state == CALL_SENDING;
+    bool is_short = sending > SOURCE_CONTEXTS / 2 || source->unread >= SOURCE_UNREAD_BYTES_MAX / 2;
+    for (size_t i = 0; is_short && i < SOURCE_PIPES_MAX; i++) {
+        const struct pipe *pipe = &source->pipes[i];
+        if (pipe->id && pipe->unread && pipe->sent_ms < oldest) {
+            oldest = pipe->sent_ms;
+            stalled.id = pipe->id;
+        }
+    }
+    pthread_mutex_unlock(&source->lock);
+    if (nng_pipe_id(stalled) > 0)
+        nng_pipe_close(stalled);
+}
+
 static void *poller_main(void *context)
 {
     struct source *source = context;
@@ -533,12 +568,18 @@ static void *poller_main(void *context)
     const struct timespec turn = {.tv_nsec = SOURCE_TURN_MS * 1000000l};
     for (;;) {
         pthread_mutex_lock(&source->lock);
-        while (!source->waiting && !source->closing)
-            pthread_cond_wait(&source->poll, &source->lock);
-        bool closing = source->closing;
+        struct timespec deadline; /* of a look at the connections, while nobody waits */
+        clock_gettime(CLOCK_REALTIME, &deadline);
+        deadline.tv_sec++;
+        if (!source->waiting && !source->closing)
+            pthread_cond_timedwait(&source->poll, &source->lock, &deadline);
+        bool closing = source->closing, waiting = source->waiting;
         pthread_mutex_unlock(&source->lock);
         if (closing)
             return NULL;
+        close_stalled(source);
+        if (!waiting)
+            continue;
         uint8_t digest[32];
         uint64_t height = ledger->height(ledger->context, digest);
         wake_due(source, height);

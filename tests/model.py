@@ -103,7 +103,7 @@ class Wire:
 
     def import_blocks(self, blocks):
         """How many of the encoded blocks are there now, new or not; Refused if one is not taken."""
-        body = struct.pack("<BI", 0, len(blocks)) + b"".join(struct.pack("<I", len(block)) + block for block in blocks)
+        body = struct.pack("<BQI", 0, 0, len(blocks)) + b"".join(struct.pack("<I", len(block)) + block for block in blocks)
         reply, at = self.ask(IMPORT, body), 4
         for _ in range(struct.unpack_from("<I", reply)[0]):
             status, size = reply[at], struct.unpack_from("<H", reply, at + 27)[0]

@@ -135,7 +135,7 @@ static void make_block(struct fixture *fixture, const struct scenario *scenario,
     if (height == 2) {
         size_t size;
         uint8_t *bytes = fixture_block(height, 0, "imported", drafts, TXS, &size);
-        if (ledger_import(fixture->ledger, bytes, size, true, count_import, NULL) != ENG_OK)
+        if (ledger_import(fixture->ledger, bytes, size, true, 0, count_import, NULL) != ENG_OK)
             abort();
         free(bytes);
     }

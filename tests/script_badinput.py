@@ -295,7 +295,7 @@ def requests(chance):
     yield struct.pack("<HBII", 1, model.SUBMIT, 1, 0xffffffff)
     yield struct.pack("<HBII", 1, model.SUBMIT, 1, 0)
     yield struct.pack("<HBII", 1, model.SUBMIT, 1, 5) + b"12345"
-    yield struct.pack("<HBBII", 1, model.IMPORT, 0, 1, 5) + b"12345"
+    yield struct.pack("<HBBQII", 1, model.IMPORT, 0, 0, 1, 5) + b"12345"
     yield struct.pack("<HBQH", 1, model.GET, model.HEAD, 1025) + bytes(1025)
     yield struct.pack("<HBQBH", 1, model.SCAN, model.HEAD, 0xff, 0) + bytes(6)
     for _ in range(300):

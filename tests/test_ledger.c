@@ -208,6 +208,31 @@ START_TEST(test_duplicate_replay)
 }
 END_TEST
 
+/* Sent again in time, and ledger time goes on before its block is published: the receipt all the same. */
+START_TEST(test_duplicate_in_time)
+{
+    struct answer first = {0}, again = {0};
+    struct import_result imported = {0};
+    size_t size;
+    draft_begin(&draft, 1, f.now_ms + 10);
+    draft_amount(&draft, "alice", 100);
+    draft_end(&draft);
+    ck_assert_int_eq(ledger_submit(f.ledger, draft.bytes, draft.size, answer_keep, &first), TX_OK);
+    ck_assert_int_eq(ledger_submit(f.ledger, draft.bytes, draft.size, answer_keep, &again), TX_OK);
+    draft_release(&draft);
+    uint8_t *bytes = fixture_block(2, f.now_ms + 20, "", NULL, 0, &size);
+    ck_assert_int_eq(ledger_import(f.ledger, bytes, size, false, 0, import_keep, &imported), ENG_OK);
+    free(bytes);
+    ck_assert_int_eq(ledger_step(f.ledger), ENG_OK);
+    ck_assert_int_eq(imported.status, ENG_OK);
+    ck_assert_int_eq(first.code, TX_OK);
+    ck_assert_int_eq(again.code, TX_OK);
+    ck_assert_uint_eq(again.receipt.height, 1);
+    answer_release(&first);
+    answer_release(&again);
+}
+END_TEST
+
 START_TEST(test_block_bounds)
 {
     struct answer answers[25] = {0};
@@ -430,12 +455,19 @@ int main(void)
         const char *name;
         const TTest *test;
     } tests[] = {
-        {"genesis", test_genesis},           {"submit", test_submit},
-        {"digests", test_digests},           {"refused", test_refused},
-        {"duplicates", test_duplicates},     {"duplicate replay", test_duplicate_replay},
-        {"block bounds", test_block_bounds}, {"retention", test_retention},
-        {"restart", test_restart},           {"replay differs", test_replay_differs},
-        {"failed sync", test_failed_sync},   {"full disk", test_full_disk},
+        {"genesis", test_genesis},
+        {"submit", test_submit},
+        {"digests", test_digests},
+        {"refused", test_refused},
+        {"duplicates", test_duplicates},
+        {"duplicate replay", test_duplicate_replay},
+        {"duplicate in time", test_duplicate_in_time},
+        {"block bounds", test_block_bounds},
+        {"retention", test_retention},
+        {"restart", test_restart},
+        {"replay differs", test_replay_differs},
+        {"failed sync", test_failed_sync},
+        {"full disk", test_full_disk},
     };
     for (size_t i = 0; i < sizeof(tests) / sizeof(*tests); i++) {
         TCase *tcase = tcase_create(tests[i].name);

@@ -123,7 +123,7 @@ START_TEST(test_import_pipeline)
         draft_begin(&draft, 0, 0);
         draft_amount(&draft, "sum", 1);
         uint8_t *bytes = fixture_block(h, h, "", &draft, 1, &size);
-        while ((status = ledger_import(f.ledger, bytes, size, false, count_import, NULL)) == ENG_BUSY)
+        while ((status = ledger_import(f.ledger, bytes, size, false, 0, count_import, NULL)) == ENG_BUSY)
             usleep(1000);
         ck_assert_int_eq(status, ENG_OK);
         free(bytes);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include <nng/nng.h>
+#include <nng/protocol/pipeline0/pull.h>
 #include <nng/protocol/reqrep0/rep.h>
 #include <sodium.h>
 
@@ -149,6 +150,28 @@ START_TEST(a_busy_ledger_is_tried_again)
     ck_assert_int_eq(memory_wait(b, 20, 20000), ENG_OK);
     wait_state(follower, FOLLOWER_LIVE, &status);
     ck_assert_int_eq(b->busy, 0);
+    follower_close(&follower);
+    source_close(&source);
+    ledger_free(a);
+    ledger_free(b);
+}
+END_TEST
+
+/* For a while something answers at the address that is no source at all. */
+START_TEST(a_wrong_peer_is_forgotten)
+{
+    struct memory_ledger *a = ledger_make(7, 1), *b = ledger_make(7, 2);
+    struct follower_status status;
+    nng_socket other;
+    publish(a, 3);
+    ck_assert_int_eq(nng_pull0_open(&other), 0);
+    ck_assert_int_eq(nng_listen(other, url_of(0), NULL, 0), 0);
+    struct follower *follower = follow(b, 0, 0);
+    sleep_ms(1500);
+    nng_close(other);
+    struct source *source = serve(a, 0);
+    wait_state(follower, FOLLOWER_LIVE, &status);
+    assert_equal(a, b);
     follower_close(&follower);
     source_close(&source);
     ledger_free(a);
@@ -512,6 +535,7 @@ int main(void)
     tcase_add_test(tests, resumes_after_both_ends_restart);
     tcase_add_test(tests, relays_follow_relays);
     tcase_add_test(tests, a_busy_ledger_is_tried_again);
+    tcase_add_test(tests, a_wrong_peer_is_forgotten);
     tcase_add_test(tests, one_source_of_two_is_enough);
     tcase_add_test(tests, gone_everywhere_fails);
     tcase_add_test(tests, a_source_that_stops_says_so);

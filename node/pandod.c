@@ -33,6 +33,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
@@ -541,6 +542,17 @@ static void close_node(struct node *node)
     sodium_memzero(node->secret, sizeof node->secret);
 }
 
+/* Connections are many, and the log must not lack a file for them. */
+static void raise_file_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        daemon_log(LOG_WARNING, "the limit of open files stays as it is: %s", strerror(errno));
+}
+
 static void block_signals(sigset_t *signals)
 {
     sigemptyset(signals);
@@ -576,6 +588,7 @@ int main(int argc, char **argv)
         return EXIT_UNABLE;
     }
     block_signals(&signals);
+    raise_file_limit();
     umask(027);
     enum eng_status status = open_node(&node);
     if (status != ENG_OK) {

@@ -15,7 +15,8 @@
  *    ENG_FULL from disk_extend, never a SIGBUS); the new bytes read as zeros.
  *
  * Threads: every call may be made from any thread; calls on one file may run at the same time when they do not
- * overlap. Errors: ENG_IO, ENG_FULL, ENG_NOT_FOUND, ENG_EXISTS, ENG_LOCKED with eng_error() naming the path.
+ * overlap. Errors: ENG_IO, ENG_FULL (also for too many open files), ENG_NOT_FOUND, ENG_EXISTS, ENG_LOCKED with
+ * eng_error() naming the path.
  */
 #ifndef PANDO_DISK_H
 #define PANDO_DISK_H

@@ -81,7 +81,7 @@ struct tree_object {
     uint64_t since; /* the generation in which it got the base */
     struct eng_summary summary;
     uint32_t height; /* at least: levels of subtrees inside, itself included */
-    uint32_t inside; /* 1: it was inside of what its base was made of, and is not that itself */
+    uint32_t whole;  /* with a base: 1: it is what that was made of; 0: it was inside of that, or nobody knows */
 };
 _Static_assert(sizeof(struct tree_object) == 112, "on disk");
 

@@ -14,8 +14,9 @@
  *   out of it has
  *   none                                    nothing: it is freed when its place is
  *
- * A base may be left to a tree that was inside of what it was made of, somewhere (tree_object.inside). That one does
- * not take it back: which of the base's nodes it needs cannot be told from its own; so they all stay until it goes.
+ * A base may be left to a tree that was inside of what it was made of, somewhere (it is not tree_object.whole). That
+ * one does not take it back: which of the base's nodes it needs cannot be told from its own; so they all stay until it
+ * goes.
  *
  * Then handles are merged, the innermost first, each into the tree of its origin with the floor of its base, and get a
  * tree object each. When the outermost tree is merged too, subtrees that lost their place are given to the store, all
@@ -301,7 +302,7 @@ static enum eng_status decide(struct commit *c, struct origin *origin)
     origin->since = origin->tree.since;
     origin->floor = store_base_floor(c->m->store, origin->base);
     origin->emptied = origin->users == 0;
-    return origin->base && !origin->emptied && !origin->tree.inside ? absorb(c, origin) : ENG_OK;
+    return origin->base && !origin->emptied && origin->tree.whole ? absorb(c, origin) : ENG_OK;
 }
 
 static int death_order(const void *a, const void *b)
@@ -378,7 +379,7 @@ static enum eng_status make_object(struct commit *c, const struct origin *origin
     tree->since = origin && origin->base ? origin->since : m->generation;
     tree->summary = *summary;
     tree->height = height;
-    tree->inside = origin && origin->base && (origin->tree.inside || !origin->owned);
+    tree->whole = !origin || (origin->owned && (!origin->tree.base || origin->tree.whole));
     return ENG_OK;
 }
 

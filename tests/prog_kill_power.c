@@ -26,8 +26,8 @@
  * call, whose watcher lives the second one and ends the process.
  *
  * Without arguments every sixteenth call of the first life is tried, from a random one on, and of the calls at which
- * something can be read that is not stable three of each kind, with more images; --long tries every call. The seed is
- * printed, and repeats a run.
+ * something can be read that is not stable three of each kind, with more images (with the address sanitizer every
+ * hundred and sixtieth, one, and half as many images); --long tries every call. The seed is printed, and repeats a run.
  *
  * Usage: prog_kill_power [--long] [seed]
  */
@@ -42,7 +42,15 @@
 #define SECOND_COMMITS 4u
 #define COMMITS_MAX (FIRST_COMMITS + SECOND_COMMITS + 1) /* one more may be in the log of the first life */
 #define CALLS_MAX 4096u
+#ifdef __SANITIZE_ADDRESS__ /* an image takes twenty times as long */
+#define EVERY 160u
+#define FOCUS_EACH 1u
+#define IMAGES_PART 2u
+#else
+#define EVERY 16u
 #define FOCUS_EACH 3u
+#define IMAGES_PART 1u
+#endif
 
 /* What can be read and would be lost with the power: these are where a restart can go wrong. */
 enum unstable { UNSTABLE_NAME, UNSTABLE_SLOTS, UNSTABLE_JOURNAL, UNSTABLE_LOG, UNSTABLE_KINDS };
@@ -274,7 +282,7 @@ static unsigned image_count(struct disk *disk)
     if (!run.focused || !run.opening)
         return run.is_long ? 4 : 1;
     unsigned kinds = unstable_kinds(disk) & run.kinds;
-    return kinds & 1u << UNSTABLE_SLOTS ? 50 : kinds & 1u << UNSTABLE_JOURNAL ? 80 : 8;
+    return (kinds & 1u << UNSTABLE_SLOTS ? 50 : kinds & 1u << UNSTABLE_JOURNAL ? 80 : 8) / IMAGES_PART;
 }
 
 static void lose_power(void *context, struct disk *disk, uint64_t n)
@@ -433,7 +441,7 @@ static uint64_t try_mode(uint64_t *state)
     for (run.blow = BLOW_KILL; run.blow <= BLOW_FAILURE; run.blow++) {
         bool focus[CALLS_MAX] = {false};
         choose_focus(&calls, state, focus);
-        uint64_t every = run.is_long ? 1 : 16, phase = draw(state) % every;
+        uint64_t every = run.is_long ? 1 : EVERY, phase = draw(state) % every;
         for (uint64_t at = 0; at < calls.count; at++) {
             run.random = draw(state);
             if (isatty(STDERR_FILENO))

@@ -976,7 +976,7 @@ int main(void)
     tcase_add_loop_test(tests, random_histories, 0, 120);
     tcase_add_test(tests, a_tree_outlives_what_it_was_in);
     tcase_add_test(tests, digests_of_what_a_clone_removed_are_forgotten);
-    tcase_add_loop_test(tests, crowded_histories, 0, 250);
+    tcase_add_loop_test(tests, crowded_histories, 0, 150);
     tcase_add_loop_test(tests, random_histories_from_the_log, 0, 80);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -54,9 +54,10 @@ struct connection {
     size_t received;
     unsigned requests; /* out: received and not answered */
     struct reply *first, *last;
-    size_t sent; /* of the first */
-    uint64_t progress_ms;
-    uint32_t events; /* as epoll knows them */
+    size_t sent;          /* of the first */
+    uint64_t progress_ms; /* of the first of the answers */
+    uint64_t received_ms; /* when something came of the message that is being received */
+    uint32_t events;      /* as epoll knows them */
 };
 
 /* ---- requests ---- */
@@ -270,9 +271,11 @@ static enum reading read_part(struct server *server, struct connection *connecti
         }
         connection->received = 0;
         connection->head_bytes = 0;
+        connection->received_ms = status_clock_ms();
         return READ_MORE;
     }
     connection->received += (size_t)got;
+    connection->received_ms = status_clock_ms();
     if (connection->received < connection->receiving->message_bytes)
         return READ_MORE;
     struct request *request = connection->receiving;
@@ -378,7 +381,9 @@ static void close_stuck(struct server *server, uint64_t now_ms)
 {
     for (struct connection *connection = server->connections, *next; connection; connection = next) {
         next = connection->next;
-        if (connection->file >= 0 && connection->first && now_ms - connection->progress_ms > PROTOCOL_SEND_MS)
+        bool takes_nothing = connection->first && now_ms - connection->progress_ms > PROTOCOL_SEND_MS;
+        bool sends_nothing = connection->receiving && now_ms - connection->received_ms > PROTOCOL_SEND_MS;
+        if (connection->file >= 0 && (takes_nothing || sends_nothing))
             close_connection(server, connection);
         free_if_done(server, connection);
     }

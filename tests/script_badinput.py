@@ -385,6 +385,21 @@ def wrong_leader(commands, nodes, leader, other):
     follower.stop()
 
 
+# ---- clients that stop in the middle ----
+
+def half_messages(node):
+    """Four clients announce as much as the node takes in hand, and send nothing of it: the others wait a little."""
+    wires = [model.Wire(node.directory) for _ in range(4)]
+    for wire, mebibytes in zip(wires, (66, 66, 66, 58)):
+        wire.send_raw(struct.pack(">BQ", 1, mebibytes << 20))
+    time.sleep(0.5)
+    begun = time.monotonic()
+    node.root(node.status()["height"])
+    check(time.monotonic() - begun < 40, "half messages hold up others for %.0f s" % (time.monotonic() - begun))
+    for wire in wires:
+        wire.close()
+
+
 # ---- a full disk ----
 
 @contextlib.contextmanager
@@ -585,6 +600,7 @@ def main():
         bad_blocks(commands, node)
         wrong_use(commands, nodes, node)
         messages = bad_messages(node)
+        half_messages(node)
         node.stop()
         full_disk(commands, nodes)
         hanging_disk(nodes)

@@ -80,6 +80,7 @@ static struct idtable_entry identify(const struct ledger *ledger, const struct b
     return entry;
 }
 
+/* *known_height: as in work_run. */
 static enum verdict judge(struct ledger *ledger, const struct block_work *block, const struct idtable_entry *entry,
                           uint64_t *known_height)
 {
@@ -90,9 +91,9 @@ static enum verdict judge(struct ledger *ledger, const struct block_work *block,
         return VERDICT_TOO_FAR;
     pthread_mutex_lock(&ledger->ids_lock);
     const struct idtable_entry *found = idtable_find(&ledger->ids, entry->id, block->time_ms);
-    *known_height = found ? found->height : 0;
+    bool known = found != NULL;
+    *known_height = known ? found->height : 0;
     pthread_mutex_unlock(&ledger->ids_lock);
-    bool known = *known_height;
     if (!known && block->ids)
         known = idtable_find(block->ids, entry->id, block->time_ms) != NULL;
     return known ? VERDICT_DUPLICATE : VERDICT_INCLUDED;

@@ -315,8 +315,7 @@ enum eng_status pando_send(struct pando *pando, const struct protocol_writer *re
         slot++;
     if (slot == PANDO_CALLS_MAX)
         return eng_fail(ENG_BUSY, "request: %u are in flight already", PANDO_CALLS_MAX);
-    /* What is sent on a new connection would overtake the calls that the old one has lost: their owner sends all again.
-     */
+    /* On a new connection it would overtake the calls that the old one has lost, which their owner sends again. */
     bool lost_calls = pando->file < 0 && any_open(pando);
     enum eng_status status = pando->file < 0 && !lost_calls ? connect_again(pando) : ENG_OK;
     if (status != ENG_OK)

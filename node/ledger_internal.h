@@ -251,7 +251,8 @@ void import_refuse(struct import_request *request, enum eng_status status); /* r
 enum verdict { VERDICT_INCLUDED, VERDICT_DUPLICATE, VERDICT_EXPIRED, VERDICT_TOO_FAR };
 ENG_MUST_CHECK enum eng_status work_open(struct ledger *ledger, uint64_t height, uint64_t time_ms,
                                          struct block_work **block);
-/* Decides about one transaction and, if it is included, runs it and writes its receipt. */
+/* Decides about one transaction and, if it is included, runs it and writes its receipt. *known_height: of a duplicate,
+ * where its receipt is, if that is known; else 0. */
 ENG_MUST_CHECK enum eng_status work_run(struct ledger *ledger, struct block_work *block, const struct transaction *tx,
                                         struct span bytes, enum verdict *verdict, uint64_t *known_height);
 /* The block takes the transaction, which waits in it for a receipt. */

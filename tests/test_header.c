@@ -8,37 +8,13 @@
 
 #include <sodium.h>
 
+#include "codec_input.h"
 #include "pando/header.h"
-
-static uint64_t random_state = 1;
-
-static uint64_t random_next(void)
-{
-    uint64_t z = (random_state += 0x9e3779b97f4a7c15ull);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
-}
-
-static uint32_t random_below(uint32_t n)
-{
-    return (uint32_t)(random_next() % n);
-}
 
 static void random_bytes(void *to, size_t size)
 {
     for (size_t i = 0; i < size; i++)
         ((uint8_t *)to)[i] = (uint8_t)random_next();
-}
-
-/* A copy of exactly this size, so that the address sanitizer sees a read behind it. */
-static uint8_t *exact_copy(const uint8_t *bytes, size_t size)
-{
-    uint8_t *copy = malloc(size > 0 ? size : 1);
-    ck_assert_ptr_nonnull(copy);
-    if (size > 0)
-        memcpy(copy, bytes, size);
-    return copy;
 }
 
 static uint8_t public_key[32], secret[64];
@@ -227,18 +203,13 @@ END_TEST
 
 START_TEST(sealed_round_trip)
 {
-    uint8_t pool[400];
-    random_bytes(pool, sizeof pool);
+    uint8_t contents[400];
+    random_bytes(contents, sizeof contents);
     for (int round = 0; round < 100; round++) {
-        struct sealed_block block = {pool,
-                                     pool + 1,
-                                     pool + 2,
-                                     pool + 3,
-                                     1 + random_below(200),
-                                     random_below(100),
-                                     random_below(3) * 10,
-                                     random_below(100)},
-                            decoded;
+        struct sealed_block
+            block = {contents,          contents + 1,         contents + 2,     contents + 3, 1 + random_below(200),
+                     random_below(100), random_below(3) * 10, random_below(100)},
+            decoded;
         size_t size = sealed_block_size(&block);
         uint8_t *bytes = malloc(size + 1), *again = malloc(size);
         sealed_block_encode(&block, bytes);

@@ -296,7 +296,7 @@ void eng_cursor_close(struct eng_cursor **cursor);
 ENG_MUST_CHECK enum eng_status eng_cursor_prefix(struct eng_cursor *cursor, const uint8_t *prefix, size_t prefix_bytes);
 /* Lower bound: the first entry with key >= the given one (NULL: the first of all). Upper bound: the first with key >
  * it. Before: the last with key < it (NULL: the last of all). ENG_NOT_FOUND: there is none, and the cursor is at the
- * end. */
+ * end; ENG_INVALID: the key is over ENG_KEY_BYTES_MAX bytes, and the same. */
 ENG_MUST_CHECK enum eng_status eng_cursor_seek(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
 ENG_MUST_CHECK enum eng_status eng_cursor_seek_after(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
 ENG_MUST_CHECK enum eng_status eng_cursor_seek_before(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
@@ -341,7 +341,8 @@ ENG_MUST_CHECK enum eng_status eng_path(struct eng_snapshot *snapshot, const uin
 
 /* Makes the newest version of every root, and the list of kept ones, the base of the next start, with app_state
  * (opaque, for example a log offset). wait: return when durable; otherwise after the capture, ENG_BUSY if one is still
- * running. */
+ * running. The store's own log is synced before. ENG_IO also if a write of that log failed, or a batch in it could not
+ * be merged: the next open goes on from the log. */
 ENG_MUST_CHECK enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes,
                                               bool wait);
 bool eng_checkpoint_running(struct eng *eng);

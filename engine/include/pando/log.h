@@ -90,7 +90,8 @@ uint64_t log_end(const struct log *log);
 /* Waits until log_durable() >= offset (without a flusher it flushes first). ENG_TIMEOUT, ENG_IO (the log has failed),
  * ENG_CLOSED. timeout_ms -1: for ever. */
 ENG_MUST_CHECK enum eng_status log_wait(struct log *log, uint64_t offset, int timeout_ms);
-/* One write and one sync of everything published so far, in the calling thread (for logs without a flusher). */
+/* One write and one sync of everything published so far, in the calling thread: of a log without a flusher, or when
+ * nobody is to be waited for. */
 ENG_MUST_CHECK enum eng_status log_flush(struct log *log);
 
 /* Of a log that is opened unsynced: flushes, and everything written so far is on stable storage. A power loss may take

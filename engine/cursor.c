@@ -62,6 +62,11 @@ bool cursor_stands(const struct eng_cursor *c)
     return c->at >= 0;
 }
 
+enum eng_tag cursor_tag(const struct eng_cursor *c)
+{
+    return FORM_TAG(leaf_entry_at(c->leaf, (unsigned)c->at).form);
+}
+
 void eng_cursor_close(struct eng_cursor **cursor)
 {
     if (!*cursor)

@@ -317,7 +317,8 @@ static enum eng_status replay_record(struct replay *replay, const struct log_rec
     bool good = replay_pieces((struct piece){p, end}, batch, &status);
     if (good && status == ENG_OK)
         status = eng_batch_freeze(batch);
-    good = good && (status != ENG_OK || subtrees_whole(batch));
+    if (good && status == ENG_OK)
+        status = subtrees_whole(batch, &good);
     if (good && status == ENG_OK)
         status = eng_merge(batch, tag, NULL, true, &summary);
     eng_batch_close(&batch);

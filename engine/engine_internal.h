@@ -147,6 +147,8 @@ enum eng_status checkpoint_locked(struct eng *eng, const void *app_state, size_t
 
 /* Does a cursor stand on an entry? */
 bool cursor_stands(const struct eng_cursor *cursor);
+/* The tag of the value where it stands; not over a batch. */
+enum eng_tag cursor_tag(const struct eng_cursor *cursor);
 
 /* The nearest key a batch sees: at or after, after, or before the given one (before with key NULL: the last of all),
  * copied to found (ENG_KEY_BYTES_MAX bytes). tree: a cursor over batch->base, moved (batch_seek.c). ENG_NOT_FOUND. */

@@ -187,35 +187,6 @@ struct eng_batch *subtree_of(struct subtrees *trees, const struct buffer_entry *
 
 /* ---- where a handle hangs ---- */
 
-/* Does it still hang where it was put, or opened? */
-static bool attached(const struct eng_batch *handle)
-{
-    const struct buffer_entry *entry;
-    if (!handle->parent)
-        return false;
-    switch (layers_find(handle->parent, handle->key, handle->key_bytes, &entry)) {
-    case LAYERS_ENTRY:
-        return entry->kind == BUFFER_PUT && entry->tag == ENG_TREE && subtree_of(handle->trees, entry) == handle;
-    case LAYERS_HIDDEN:
-        return false;
-    case LAYERS_NOTHING:
-        break;
-    }
-    return handle->origin && handle->origin->place == handle && handle->origin->container == handle->parent;
-}
-
-/* Levels from the top of its tree down to this one; the outermost batch is 0. */
-static uint32_t level_of(const struct eng_batch *batch)
-{
-    uint32_t level = 0;
-    for (; batch->outer; batch = batch->parent) {
-        level++;
-        if (!attached(batch))
-            break;
-    }
-    return level;
-}
-
 /* It is about to change: it has a write buffer, and what it was is noted. */
 static enum eng_status note(struct eng_batch *handle)
 {
@@ -244,7 +215,8 @@ static enum eng_status note(struct eng_batch *handle)
                                .own_mark = buffer_get_mark(handle->own->buffer),
                                .parent = handle->parent,
                                .key = handle->key,
-                               .key_bytes = handle->key_bytes};
+                               .key_bytes = handle->key_bytes,
+                               .height = handle->height};
     enum eng_status status = buffer_step(top);
     if (status != ENG_OK)
         return status;
@@ -269,7 +241,7 @@ enum eng_status subtree_write(struct eng_batch *batch)
         return ENG_OK;
     enum eng_status status = note(batch);
     const struct buffer_entry *entry;
-    if (status != ENG_OK || !attached(batch))
+    if (status != ENG_OK || !subtree_attached(batch))
         return status;
     if (layers_find(batch->parent, batch->key, batch->key_bytes, &entry) == LAYERS_ENTRY)
         return ENG_OK; /* its parent knows */
@@ -280,11 +252,11 @@ enum eng_status subtree_write(struct eng_batch *batch)
 /* Hangs a handle that is nowhere. */
 static enum eng_status hang(struct eng_batch *parent, const uint8_t *key, size_t key_bytes, struct eng_batch *handle)
 {
-    if (level_of(parent) + handle->height > ENG_TREE_DEPTH_MAX)
-        return eng_fail(ENG_TOO_LARGE, "subtree: more than %u within each other (ENG_TREE_DEPTH_MAX)",
-                        ENG_TREE_DEPTH_MAX);
+    enum eng_status status = subtree_fits(parent, handle);
+    if (status != ENG_OK)
+        return status;
     const uint8_t *copy = keep_key(handle->trees, key, key_bytes);
-    enum eng_status status = copy ? note(handle) : no_memory();
+    status = copy ? note(handle) : no_memory();
     if (status == ENG_OK)
         status = subtree_write(parent);
     if (status == ENG_OK)
@@ -294,13 +266,7 @@ static enum eng_status hang(struct eng_batch *parent, const uint8_t *key, size_t
     handle->parent = parent;
     handle->key = copy;
     handle->key_bytes = (uint32_t)key_bytes;
-    uint32_t height = handle->height;
-    for (struct eng_batch *above = parent; above->outer; above = above->parent) {
-        height++;
-        above->height = above->height < height ? height : above->height;
-        if (!attached(above))
-            break;
-    }
+    subtree_raise(parent, handle);
     return ENG_OK;
 }
 
@@ -412,9 +378,10 @@ enum eng_status eng_batch_tree_put(struct eng_batch *batch, const uint8_t *key, 
         return status;
     if (!tree->outer || tree->outer != outer_of(batch))
         return eng_fail(ENG_INVALID, "subtree: it belongs to another batch");
-    if (attached(tree))
+    if (subtree_attached(tree))
         return eng_fail(ENG_INVALID, "subtree: it hangs at another key: take it from there, or clone it");
-    for (const struct eng_batch *above = batch; above; above = above->outer && attached(above) ? above->parent : NULL)
+    for (const struct eng_batch *above = batch; above;
+         above = above->outer && subtree_attached(above) ? above->parent : NULL)
         if (above == tree)
             return eng_fail(ENG_INVALID, "subtree: it cannot be put into itself");
     return hang(batch, key, key_bytes, tree);
@@ -507,36 +474,6 @@ enum eng_status subtree_make(struct eng_batch *outer, struct eng_batch *containe
     return status == ENG_OK ? note(*handle) : status;
 }
 
-/* Of what hangs in batch: *height grows to the levels there are. */
-static bool whole_below(struct subtrees *trees, const struct eng_batch *batch, uint32_t level, uint32_t *height)
-{
-    for (size_t i = 0; i < batch->own->count; i++) {
-        const struct buffer_entry *entry = &batch->own->entries[i];
-        if (entry->kind != BUFFER_PUT || entry->tag != ENG_TREE)
-            continue;
-        struct eng_batch *handle = subtree_of(trees, entry);
-        if (handle->put || level == ENG_TREE_DEPTH_MAX)
-            return false;
-        handle->put = true;
-        uint32_t below = handle->height - 1;
-        if (!whole_below(trees, handle, level + 1, &below))
-            return false;
-        handle->height = below + 1;
-        if (handle->height > *height)
-            *height = handle->height;
-    }
-    return true;
-}
-
-bool subtrees_whole(struct eng_batch *outer)
-{
-    struct subtrees *trees = outer->trees;
-    uint32_t height = 0;
-    for (uint32_t i = 0; trees && i < trees->count; i++)
-        trees->handles[i]->put = false;
-    return !trees || (whole_below(trees, outer, 0, &height) && height <= ENG_TREE_DEPTH_MAX);
-}
-
 void subtrees_mark(struct subtrees *trees)
 {
     trees->epoch++;
@@ -545,6 +482,7 @@ void subtrees_mark(struct subtrees *trees)
 void subtrees_rollback(struct eng_batch *outer, uint64_t mark)
 {
     struct subtrees *trees = outer->trees;
+    size_t done = trees->undo_count;
     trees->epoch++;
     while (trees->undo_count && trees->undo[trees->undo_count - 1].mark >= mark) {
         const struct handle_undo *undo = &trees->undo[--trees->undo_count];
@@ -554,6 +492,13 @@ void subtrees_rollback(struct eng_batch *outer, uint64_t mark)
         handle->parent = undo->parent;
         handle->key = undo->key;
         handle->key_bytes = undo->key_bytes;
+        if (handle->height < undo->height) /* it was counted since */
+            handle->height = undo->height;
+    }
+    for (size_t i = trees->undo_count; i < done; i++) { /* and so was what it is back in */
+        const struct eng_batch *handle = trees->undo[i].handle;
+        if (subtree_attached(handle))
+            subtree_raise(handle->parent, handle);
     }
 }
 

@@ -1,4 +1,5 @@
-/* Subtrees of a batch: handles and where they come from (subtree.c), how they are merged (subtree_commit.c). */
+/* Subtrees of a batch: handles and where they come from (subtree.c), how deep they lie (subtree_height.c), how they are
+ * merged (subtree_commit.c). */
 #ifndef ENGINE_SUBTREE_H
 #define ENGINE_SUBTREE_H
 
@@ -28,11 +29,11 @@ struct origin {
 struct handle_undo {
     uint64_t mark; /* of the outermost batch's buffer */
     struct eng_batch *handle;
-    uint64_t own_mark, epoch;
+    uint64_t own_mark;
     struct eng_batch *parent;
     const uint8_t *key;
     uint32_t key_bytes;
-    bool written;
+    uint32_t height;
 };
 
 struct subtrees {
@@ -65,8 +66,14 @@ void subtrees_close(struct eng_batch *outer);
  * replay. */
 enum eng_status subtree_make(struct eng_batch *outer, struct eng_batch *container, const uint8_t *key, size_t key_bytes,
                              bool cloned, struct eng_batch **handle);
-/* Of a frozen batch that was replayed: does every subtree hang in one place at most, none too deep? Heights are set. */
-bool subtrees_whole(struct eng_batch *outer);
+/* Of a frozen batch that was replayed: does every subtree hang in one place at most, none too deep? Heights are set.
+ * Not ENG_OK: nobody knows. */
+enum eng_status subtrees_whole(struct eng_batch *outer, bool *whole);
+/* Does a handle hang where it was put, or opened? */
+bool subtree_attached(const struct eng_batch *handle);
+/* May it hang in parent? ENG_TOO_LARGE: too deep. And when it does: what it hangs in is as high as it needs to be. */
+enum eng_status subtree_fits(struct eng_batch *parent, struct eng_batch *handle);
+void subtree_raise(struct eng_batch *parent, const struct eng_batch *handle);
 /* For a log: *numbers, malloced, has for each handle what it is called there, or SUBTREE_NEW: it is not needed. */
 #define SUBTREE_NEW 0xffffffffu
 #define SUBTREE_OUTERMOST 0xfffffffeu

@@ -186,10 +186,11 @@ ENG_MUST_CHECK enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint6
  * cover its trees; one that was made or taken after a mark is void after a rollback to it, one that hangs in a
  * committed tree is as it was.
  *
- * Each call is O(1) but for cloning what is not committed, O(that). A tree that is removed, replaced or never put
- * anywhere is freed lazily, when no kept version sees it. A clone and its original share what they have in common until
- * one of them is the last: then, when it is next committed, it gives back what the other had alone. A tree taken out of
- * a clone, or of what was cloned, keeps all of what they have in common until it goes itself.
+ * Each call is O(1) but for cloning what is not committed, O(that), and for putting a tree that might be too deep
+ * there: its levels are counted then, O(its keys). A tree that is removed, replaced or never put anywhere is freed
+ * lazily, when no kept version sees it. A clone and its original share what they have in common until one of them is
+ * the last: then, when it is next committed, it gives back what the other had alone. A tree taken out of a clone, or of
+ * what was cloned, keeps all of what they have in common until it goes itself.
  *
  * A tree hangs in one place, so there are no cycles: putting one into itself is ENG_INVALID, and so is putting one that
  * hangs. At most ENG_TREE_DEPTH_MAX deep (ENG_TOO_LARGE). In a batch with an uncommitted parent these are ENG_BUSY.

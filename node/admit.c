@@ -117,8 +117,7 @@ static bool answer_known(struct ledger *ledger, struct admitted *admitted, enum 
     bool known = height <= ledger->published && !ledger->closing;
     if (known) {
         admitted->receipt_height = height;
-        admitted->next = ledger->answers;
-        ledger->answers = admitted;
+        resubmissions_add(&ledger->answers, admitted);
         pthread_cond_signal(&ledger->publish_ready);
     }
     pthread_mutex_unlock(&ledger->lock);

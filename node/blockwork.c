@@ -35,6 +35,7 @@ enum eng_status work_open(struct ledger *ledger, uint64_t height, uint64_t time_
     made->time_ms = time_ms;
     made->epoch = ledger->epoch;
     made->opened_ns = monotonic_ns();
+    resubmissions_init(&made->again);
     pthread_mutex_lock(&ledger->lock);
     enum eng_status status = eng_batch_open(ledger->eng, LEDGER_ROOT_STATE, ledger->last_frozen, &made->batch);
     pthread_mutex_unlock(&ledger->lock);
@@ -157,7 +158,7 @@ enum eng_status work_run(struct ledger *ledger, struct block_work *block, const 
     return ENG_OK;
 }
 
-enum eng_status work_wait(struct block_work *block, struct admitted *admitted, bool duplicate)
+enum eng_status work_wait(struct block_work *block, struct admitted *admitted)
 {
     enum eng_status status = vector_room((void **)&block->waiters, &block->waiter_capacity, block->waiter_count + 1,
                                          sizeof(*block->waiters));
@@ -166,13 +167,8 @@ enum eng_status work_wait(struct block_work *block, struct admitted *admitted, b
     struct waiter *waiter = &block->waiters[block->waiter_count++];
     *waiter = (struct waiter){.done = admitted->done,
                               .context = admitted->context,
-                              .duplicate = duplicate,
-                              .receipt_height = admitted->receipt_height};
-    memcpy(waiter->id, admitted->tx.id, TX_ID_BYTES);
-    if (!duplicate) {
-        waiter->receipt_at = block->last_receipt_at;
-        waiter->receipt_bytes = block->receipts_bytes - block->last_receipt_at;
-    }
+                              .receipt_at = block->last_receipt_at,
+                              .receipt_bytes = block->receipts_bytes - block->last_receipt_at};
     if (block->last)
         block->last->next = admitted;
     else
@@ -220,7 +216,7 @@ void work_release(struct ledger *ledger, struct block_work **block_address)
     struct block_work *block = *block_address;
     if (!block)
         return;
-    assert(!block->waiter_count && !block->import);
+    assert(!block->waiter_count && !block->again.first && !block->import);
     if (block->batch)
         work_close_batch(ledger, block);
     while (block->first) {

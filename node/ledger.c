@@ -371,6 +371,7 @@ static struct ledger *make_ledger(const struct ledger_options *options)
         pthread_cond_init(conditions[i], &monotonic);
     pthread_condattr_destroy(&monotonic);
     ledger->queue_end = &ledger->queue;
+    resubmissions_init(&ledger->answers);
     ledger->imports_end = &ledger->imports;
     ledger->to_merge.bound = LEDGER_MERGE_QUEUE;
     ledger->to_publish.bound = LEDGER_PUBLISH_QUEUE;
@@ -482,7 +483,7 @@ static void abandon(struct ledger *ledger)
     for (struct block_work *block; (block = queue_pop(&ledger->to_publish));)
         publish_refuse(ledger, block);
     execute_abandon(ledger);
-    publish_answers(ledger);
+    publish_answers(ledger, SIZE_MAX);
 }
 
 void ledger_close(struct ledger **address, int deadline_ms)

@@ -84,14 +84,16 @@ struct span {
     uint32_t size;
 };
 
-/* Who waits for a receipt: of this block, or (duplicate) of whatever block the id is found in. */
+/* Who waits for a receipt of this block. */
 struct waiter {
     ledger_done *done;
     void *context;
-    bool duplicate;
-    uint64_t receipt_height; /* duplicate: where the first one is */
-    uint8_t id[TX_ID_BYTES];
     size_t receipt_at, receipt_bytes;
+};
+
+/* Resubmissions, in the order of their coming; end: where the next one goes. */
+struct resubmissions {
+    struct admitted *first, **end;
 };
 
 enum block_stage { BLOCK_OPEN, BLOCK_FROZEN, BLOCK_LOGGED, BLOCK_COMMITTED, BLOCK_SEALED, BLOCK_STORED };
@@ -117,8 +119,9 @@ struct block_work {
     size_t receipts_bytes, receipts_capacity, last_receipt_at;
     struct waiter *waiters;
     size_t waiter_count, waiter_capacity;
-    size_t keys, key_memory; /* of the batch, when frozen */
-    uint64_t log_end;        /* behind its BLOCK_END or BLOCK record */
+    struct resubmissions again; /* found by EXECUTE: to be answered when this block is published */
+    size_t keys, key_memory;    /* of the batch, when frozen */
+    uint64_t log_end;           /* behind its BLOCK_END or BLOCK record */
     struct eng_summary summary;
     struct header header;
     uint8_t digest[32];
@@ -197,7 +200,7 @@ struct ledger {
     bool room_wanted;              /* EXECUTE met a full disk */
     struct eng_batch *last_frozen; /* not yet merged, or NULL */
     uint64_t flush_target;         /* log offset behind the last closed block */
-    struct admitted *answers;      /* resubmissions of published transactions */
+    struct resubmissions answers;  /* of published transactions */
     uint64_t published;
     uint8_t published_digest[32];
     bool closing;
@@ -256,7 +259,7 @@ ENG_MUST_CHECK enum eng_status work_open(struct ledger *ledger, uint64_t height,
 ENG_MUST_CHECK enum eng_status work_run(struct ledger *ledger, struct block_work *block, const struct transaction *tx,
                                         struct span bytes, enum verdict *verdict, uint64_t *known_height);
 /* The block takes the transaction, which waits in it for a receipt. */
-ENG_MUST_CHECK enum eng_status work_wait(struct block_work *block, struct admitted *admitted, bool duplicate);
+ENG_MUST_CHECK enum eng_status work_wait(struct block_work *block, struct admitted *admitted);
 ENG_MUST_CHECK enum eng_status work_freeze(struct ledger *ledger, struct block_work *block);
 /* Frees it and what it owns; whoever still waits must have been answered. */
 void work_release(struct ledger *ledger, struct block_work **block);
@@ -308,7 +311,10 @@ struct block_work *queue_pop(struct block_queue *queue);
 void publish_block(struct ledger *ledger, struct block_work *block);
 /* Answers everybody who waits for it with a refusal, releases. */
 void publish_refuse(struct ledger *ledger, struct block_work *block);
-void publish_answers(struct ledger *ledger);
+void resubmissions_init(struct resubmissions *list);
+void resubmissions_add(struct resubmissions *list, struct admitted *admitted);
+/* Answers that many resubmissions at most. */
+void publish_answers(struct ledger *ledger, size_t most);
 /* A merged block (threads: waits for room). */
 void publish_enqueue(struct ledger *ledger, struct block_work *block);
 /* A block ends at this log offset: flush up to there. */

@@ -127,7 +127,7 @@ static enum eng_status close_block(struct ledger *ledger)
     }
     ledger->must_close = false;
     ledger->open = NULL;
-    if (block->batch || block->waiter_count)
+    if (block->batch || block->again.first)
         return execute_hand_over(ledger, block);
     work_release(ledger, &block);
     return ENG_OK;
@@ -205,10 +205,10 @@ static enum eng_status run_one(struct ledger *ledger)
         if (block->included_count == 1)
             block->range_first = admitted->offset;
         block->range_end = admitted->end;
-        status = work_wait(block, admitted, false);
+        status = work_wait(block, admitted);
         break;
     case VERDICT_DUPLICATE:
-        status = work_wait(block, admitted, true);
+        resubmissions_add(&block->again, admitted);
         break;
     case VERDICT_EXPIRED:
         refuse(ledger, admitted, TX_EXPIRED);

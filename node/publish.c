@@ -6,7 +6,8 @@
  * offset, it becomes the head: one store under the lock, then everybody who waits for it is answered, in the order of
  * the receipts. What was appended during the sync is the next block: EXECUTE is told when the disk is idle.
  *
- * Resubmissions are answered here too, with the receipt out of the sealed block.
+ * Resubmissions are answered here too, with the receipt out of the sealed block, which is read for each: so only a few
+ * in turn with the blocks.
  *
  * Ways to fail: a failed flush stops the ledger for good (P1: never retried). Blocks that are not published then are
  * answered as not done; whether they are in the log the next start will tell, and the client asks again with its id.
@@ -20,6 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#define ANSWERS_A_TURN 16 /* of resubmissions, before it is looked for blocks again */
 
 /* ---- queues of blocks; with the lock ---- */
 
@@ -59,34 +62,57 @@ void publish_enqueue(struct ledger *ledger, struct block_work *block)
     pthread_mutex_unlock(&ledger->lock);
 }
 
-/* ---- answers ---- */
+/* ---- resubmissions ---- */
 
-static void answer_again(struct ledger *ledger, ledger_done *done, void *context, const uint8_t id[TX_ID_BYTES],
-                         uint64_t height)
+void resubmissions_init(struct resubmissions *list)
+{
+    list->first = NULL;
+    list->end = &list->first;
+}
+
+void resubmissions_add(struct resubmissions *list, struct admitted *admitted)
+{
+    admitted->next = NULL;
+    *list->end = admitted;
+    list->end = &admitted->next;
+}
+
+static struct admitted *resubmissions_take(struct resubmissions *list)
+{
+    struct admitted *admitted = list->first;
+    if (admitted)
+        list->first = admitted->next;
+    if (!list->first)
+        list->end = &list->first;
+    return admitted;
+}
+
+static void answer_again(struct ledger *ledger, struct admitted *admitted)
 {
     uint8_t *bytes = NULL;
     size_t size = 0;
-    enum eng_status status = read_receipt(ledger, id, height, &bytes, &size);
+    enum eng_status status = read_receipt(ledger, admitted->tx.id, admitted->receipt_height, &bytes, &size);
     if (status == ENG_OK)
-        done(context, TX_OK, bytes, size);
+        admitted->done(admitted->context, TX_OK, bytes, size);
     else /* not found: its time ran out meanwhile */
-        done(context, status == ENG_NOT_FOUND ? TX_EXPIRED : TX_BUSY, NULL, 0);
+        admitted->done(admitted->context, status == ENG_NOT_FOUND ? TX_EXPIRED : TX_BUSY, NULL, 0);
     free(bytes);
+    admitted_release(ledger, admitted);
 }
 
-void publish_answers(struct ledger *ledger)
+void publish_answers(struct ledger *ledger, size_t most)
 {
-    pthread_mutex_lock(&ledger->lock);
-    struct admitted *next = ledger->answers;
-    ledger->answers = NULL;
-    pthread_mutex_unlock(&ledger->lock);
-    while (next) {
-        struct admitted *admitted = next;
-        next = admitted->next;
-        answer_again(ledger, admitted->done, admitted->context, admitted->tx.id, admitted->receipt_height);
-        admitted_release(ledger, admitted);
+    for (size_t i = 0; i < most; i++) {
+        pthread_mutex_lock(&ledger->lock);
+        struct admitted *admitted = resubmissions_take(&ledger->answers);
+        pthread_mutex_unlock(&ledger->lock);
+        if (!admitted)
+            return;
+        answer_again(ledger, admitted);
     }
 }
+
+/* ---- blocks ---- */
 
 void publish_block(struct ledger *ledger, struct block_work *block)
 {
@@ -100,11 +126,12 @@ void publish_block(struct ledger *ledger, struct block_work *block)
     }
     for (size_t i = 0; i < block->waiter_count; i++) {
         const struct waiter *waiter = &block->waiters[i];
-        if (waiter->duplicate)
-            answer_again(ledger, waiter->done, waiter->context, waiter->id, waiter->receipt_height);
-        else
-            waiter->done(waiter->context, TX_OK, block->receipts + waiter->receipt_at, waiter->receipt_bytes);
+        waiter->done(waiter->context, TX_OK, block->receipts + waiter->receipt_at, waiter->receipt_bytes);
     }
+    pthread_mutex_lock(&ledger->lock);
+    for (struct admitted *admitted; (admitted = resubmissions_take(&block->again));)
+        resubmissions_add(&ledger->answers, admitted);
+    pthread_mutex_unlock(&ledger->lock);
     block->waiter_count = 0;
     if (block->import)
         import_answer(ledger, block->import);
@@ -117,6 +144,10 @@ void publish_refuse(struct ledger *ledger, struct block_work *block)
     for (size_t i = 0; i < block->waiter_count; i++)
         block->waiters[i].done(block->waiters[i].context, TX_BUSY, NULL, 0);
     block->waiter_count = 0;
+    for (struct admitted *admitted; (admitted = resubmissions_take(&block->again));) {
+        admitted->done(admitted->context, TX_BUSY, NULL, 0);
+        admitted_release(ledger, admitted);
+    }
     if (block->import) {
         char text[512];
         enum eng_status status = ledger_failure(ledger, text, sizeof(text));
@@ -154,7 +185,7 @@ enum eng_status publish_step(struct ledger *ledger)
     enum eng_status status = log_flush(ledger->log);
     if (status == ENG_OK)
         publish_durable(ledger);
-    publish_answers(ledger);
+    publish_answers(ledger, SIZE_MAX);
     return status;
 }
 
@@ -170,13 +201,14 @@ static enum task wait_for_task(struct ledger *ledger)
     for (;;) {
         const struct block_queue *queue = &ledger->to_publish;
         uint64_t durable = log_durable(ledger->log);
-        if (ledger->answers || (queue->count && queue->blocks[queue->first]->log_end <= durable) ||
-            (queue->count && ledger->failure != ENG_OK))
+        if (queue->count && (queue->blocks[queue->first]->log_end <= durable || ledger->failure != ENG_OK))
             break;
         if (ledger->failure == ENG_OK && ledger->flush_target > durable) {
             task = TASK_FLUSH;
             break;
         }
+        if (ledger->answers.first)
+            break;
         if (ledger->merge_ended && !queue->count) {
             task = TASK_END;
             break;
@@ -241,13 +273,12 @@ void *publish_thread(void *argument)
         case TASK_PUBLISH:
             break;
         case TASK_END:
-            publish_answers(ledger);
             return NULL;
         }
         publish_durable(ledger);
         /* acquire: partner of the release in ledger_fail */
         if (atomic_load_explicit(&ledger->failed, memory_order_acquire))
             refuse_rest(ledger);
-        publish_answers(ledger);
+        publish_answers(ledger, ANSWERS_A_TURN);
     }
 }

@@ -7,7 +7,8 @@
  *
  * Ways to fail: a malformed request is answered with its fault. Not enough memory for a reply: the client is told so,
  * and if even that cannot be made its connection is closed. While PROTOCOL_REPLY_WORK_BYTES_MAX of answers wait to be
- * taken by their clients nothing more is read. Nothing a client sends can stop the server.
+ * taken by their clients nothing more is read; while PROTOCOL_REPLY_SHARE_BYTES of one client's do, nothing more for
+ * that one. Nothing a client sends can stop the server.
  *
  * Invariants: server->lock is never held while calling the ledger or making a reply. A request is answered exactly
  * once.
@@ -80,6 +81,7 @@ void server_answer(struct request *request, struct protocol_writer *writer)
     request->state = REQUEST_ANSWERED;
     request->reply = reply;
     server->reply_bytes += reply ? reply->size : 0;
+    request->connection->owed += reply ? reply->size : 0;
     request_push(&server->answers, request);
     pthread_mutex_unlock(&server->lock);
     server_socket_wake(server);
@@ -165,14 +167,36 @@ void server_dispatch(struct request *request)
 
 /* ---- threads ---- */
 
+/* The first reading request whose answer there is room for, or NULL; the lock is held. */
+static struct request *next_read(struct server *server)
+{
+    struct request_queue *queue = &server->reads;
+    if (server->quit)
+        return request_pop(queue);
+    if (server->reply_bytes >= PROTOCOL_REPLY_WORK_BYTES_MAX)
+        return NULL;
+    struct request *before = NULL, *request = queue->head;
+    while (request && request->connection->owed >= PROTOCOL_REPLY_SHARE_BYTES) {
+        before = request;
+        request = request->next;
+    }
+    if (!before)
+        return request_pop(queue);
+    if (request) {
+        before->next = request->next;
+        if (queue->tail == request)
+            queue->tail = before;
+    }
+    return request;
+}
+
 static void *reader_main(void *context)
 {
     struct server *server = context;
     struct protocol_writer reply = {0};
     pthread_mutex_lock(&server->lock);
     for (;;) {
-        bool room = server->reply_bytes < PROTOCOL_REPLY_WORK_BYTES_MAX || server->quit;
-        struct request *request = room ? request_pop(&server->reads) : NULL;
+        struct request *request = next_read(server);
         if (!request) {
             if (server->quit)
                 break;

@@ -24,13 +24,30 @@
 
 enum request_state { REQUEST_FREE, REQUEST_RECEIVING, REQUEST_WORKING, REQUEST_ANSWERED };
 
-struct connection;
-
 /* An answer on its way out; bytes are a whole frame. */
 struct reply {
     struct reply *next;
     size_t size;
     uint8_t bytes[];
+};
+
+/* The socket thread's own, but for what stands at its end. Freed when it is closed and none of its requests is out. */
+struct connection {
+    struct connection *next, *previous;
+    int file; /* -1: closed */
+    uint8_t head[FRAME_HEAD_BYTES];
+    size_t head_bytes;
+    bool greeted;
+    struct request *receiving;
+    size_t received;
+    unsigned requests; /* out: received and not answered */
+    struct reply *first, *last;
+    size_t sent;          /* of the first */
+    size_t taken;         /* since progress_ms */
+    uint64_t progress_ms; /* when an answer was taken, or PROTOCOL_PROGRESS_BYTES of one */
+    uint64_t received_ms; /* when something came of the message that is being received */
+    uint32_t events;      /* as epoll knows them */
+    size_t owed;          /* under server->lock: bytes of answers made and not yet sent */
 };
 
 struct request {
@@ -69,7 +86,7 @@ struct server {
     struct request_queue reads, writes, answers;
     struct request *waits;
     unsigned wait_count;
-    size_t reply_bytes; /* of answers made and not yet sent */
+    size_t reply_bytes; /* of answers made and not yet sent, all connections */
     bool stopping, quit, drained, end_socket;
     _Atomic bool stop_writes; /* read by the writer without the lock */
     bool disk_refuses;        /* writer thread only: the last wait for room was in vain */

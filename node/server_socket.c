@@ -17,8 +17,8 @@
  *
  * Ways to fail: a wrong greeting, a frame over PROTOCOL_REQUEST_BYTES_MAX or without a header, an error of the socket:
  * the connection is closed, its requests are finished and their answers dropped. A connection with answers to take that
- * takes none for PROTOCOL_SEND_MS is closed. Too many connections: new ones are closed at once. No file descriptors:
- * accepting pauses for a moment.
+ * takes neither one nor PROTOCOL_PROGRESS_BYTES of one in PROTOCOL_SEND_MS is closed. Too many connections: new ones
+ * are closed at once. No file descriptors: accepting pauses for a moment.
  *
  * Invariants: a connection is freed when it is closed and none of its requests is out; at most PROTOCOL_PER_CONNECTION
  * of them are, so that one client cannot take all; per connection, requests are dispatched in the order of arrival.
@@ -43,22 +43,6 @@
 #define MESSAGES_A_TURN 16 /* of one connection before the others get theirs */
 #define TICK_MS 500        /* how often stuck connections are looked for */
 #define ACCEPT_PAUSE_MS 100
-
-struct connection {
-    struct connection *next, *previous;
-    int file; /* -1: closed */
-    uint8_t head[FRAME_HEAD_BYTES];
-    size_t head_bytes;
-    bool greeted;
-    struct request *receiving;
-    size_t received;
-    unsigned requests; /* out: received and not answered */
-    struct reply *first, *last;
-    size_t sent;          /* of the first */
-    uint64_t progress_ms; /* of the first of the answers */
-    uint64_t received_ms; /* when something came of the message that is being received */
-    uint32_t events;      /* as epoll knows them */
-};
 
 /* ---- requests ---- */
 
@@ -111,6 +95,7 @@ static void drop_replies(struct server *server, struct connection *connection)
     connection->last = NULL;
     pthread_mutex_lock(&server->lock);
     server->reply_bytes -= dropped;
+    connection->owed -= dropped;
     pthread_cond_broadcast(&server->read_work);
     pthread_mutex_unlock(&server->lock);
 }
@@ -159,8 +144,10 @@ static void watch(struct server *server, struct connection *connection, bool rea
 static void enqueue(struct connection *connection, struct reply *reply)
 {
     reply->next = NULL;
-    if (!connection->first)
+    if (!connection->first) {
         connection->progress_ms = status_clock_ms();
+        connection->taken = 0;
+    }
     if (connection->last)
         connection->last->next = reply;
     else
@@ -319,8 +306,12 @@ static void write_connection(struct server *server, struct connection *connectio
             close_connection(server, connection);
             return;
         }
-        connection->progress_ms = status_clock_ms();
         connection->sent += (size_t)part;
+        connection->taken += (size_t)part;
+        if (connection->sent == reply->size || connection->taken >= PROTOCOL_PROGRESS_BYTES) {
+            connection->progress_ms = status_clock_ms();
+            connection->taken = 0;
+        }
         if (connection->sent < reply->size)
             continue;
         connection->first = reply->next;
@@ -329,6 +320,7 @@ static void write_connection(struct server *server, struct connection *connectio
         connection->sent = 0;
         pthread_mutex_lock(&server->lock);
         server->reply_bytes -= reply->size;
+        connection->owed -= reply->size;
         pthread_cond_broadcast(&server->read_work);
         pthread_mutex_unlock(&server->lock);
         free(reply);

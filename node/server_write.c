@@ -9,7 +9,8 @@
  * Ways to fail: a request whose items do not fill it exactly is answered ENG_INVALID and nothing of it is handed in. A
  * transaction that is refused takes its slot with its code and line. A full queue of the ledger is waited for in steps
  * of BUSY_STEP_MS, at most PROTOCOL_BUSY_WAIT_MS; then this item, and until one gets through all that follow, are
- * answered BUSY without waiting: a full disk must not make every client wait for its turn to be refused.
+ * answered BUSY without waiting: a full disk must not make every client wait for its turn to be refused. A receipt for
+ * which the answer has no room is replaced by BUSY too: it is asked for again.
  *
  * Threads: one writer thread hands in; callbacks come from ledger threads and do not block (the collector's lock is
  * held for a copy).
@@ -23,6 +24,8 @@
 #include <time.h>
 
 #define BUSY_STEP_MS 1
+#define SUBMIT_FRAME_BYTES 256u /* more than what a reply has around its results */
+#define SUBMIT_NO_ROOM "submit: done, but its receipt is over the limit of an answer: ask again with the same id"
 
 /* True if the caller should try again. */
 static bool wait_for_room(struct server *server, unsigned *waited_ms)
@@ -86,11 +89,23 @@ static void submission_finish(struct submission *submission)
     free(submission);
 }
 
+/* Is there room for a receipt, with all others of the request refused with a line each? */
+static bool receipt_fits(const struct submission *submission, size_t size)
+{
+    size_t rest = SUBMIT_FRAME_BYTES + submission->count * (size_t)(5 + PROTOCOL_TEXT_MAX);
+    return submission->results.size + size + rest <= PROTOCOL_REPLY_BYTES_MAX;
+}
+
 static void submission_result(struct submission *submission, struct submission_slot *slot, enum tx_code code,
                               const void *bytes, size_t size)
 {
     pthread_mutex_lock(&submission->lock);
     if (slot) {
+        if (size > PROTOCOL_TEXT_MAX && !receipt_fits(submission, size)) {
+            code = TX_BUSY;
+            bytes = SUBMIT_NO_ROOM;
+            size = sizeof SUBMIT_NO_ROOM - 1;
+        }
         slot->code = code;
         slot->offset = submission->results.size;
         slot->size = (uint32_t)size;

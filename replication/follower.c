@@ -7,6 +7,9 @@
  * the next one, in turn, when a poll brought nothing or failed. Where it stands is asked of the ledger before every
  * poll, so an interruption of any kind resumes at the right height.
  *
+ * While another source is good, a source has less time to answer; one that gave no answer is asked once in a while,
+ * without a wait and for two seconds only, so it costs what the others deliver no more than that.
+ *
  * A sealed block is believed in this order: framing, ledger id, height, digest of the header before, time and epoch
  * that do not go back, a signer in the signer set, the signature, the digests of receipts (and of transactions if they
  * came along); then the ledger merges the diff and compares the root before it publishes (P8).
@@ -14,7 +17,7 @@
  * Ways to fail:
  *   no connection, no answer in time, an answer that is cut short or too long (nng closes the connection), busy, a
  *   source that cannot read its block, a ledger without room now: CONNECTING or the state before, the line in error,
- *   and the source rests for 100 ms, doubling up to 5 s.
+ *   and the source rests for 100 ms, doubling up to 5 s (5 to 60 s if it did not answer and another is good).
  *   another ledger, a header that the source does not have (diverged), a block that does not verify, a root that
  *   differs, a ledger that fails: FAILED, for good (P9).
  *   a height that is no longer kept: FAILED once every source has said so; until then the others are asked.
@@ -47,6 +50,9 @@
 #define FOLLOWER_DRAIN_MS 1000       /* at most, for an answer that is on its way, before it closes */
 #define FOLLOWER_ANSWER_MS_MIN 30000 /* beyond the wait; doubles when it was too short */
 #define FOLLOWER_ANSWER_MS_MAX 240000
+#define FOLLOWER_ANSWER_MS_GOOD 5000 /* while another source is good */
+#define FOLLOWER_PROBE_MS 2000       /* for one that was silent, then */
+#define FOLLOWER_SILENT_MS 60000     /* its longest rest */
 
 struct upstream {
     struct follower *follower;
@@ -58,7 +64,9 @@ struct upstream {
     unsigned backoff_ms; /* 0: the last poll went well */
     uint64_t rest_until_ms;
     int answer_ms;
-    bool gone; /* said that our next height is no longer kept */
+    bool gone;   /* said that our next height is no longer kept */
+    bool good;   /* the last poll went well */
+    bool silent; /* no answer came in time, and another source was good */
 };
 
 struct follower {
@@ -344,6 +352,18 @@ static enum poll_result take_answer(struct follower *follower, struct upstream *
     return result;
 }
 
+static bool another_is_good(struct follower *follower, const struct upstream *source)
+{
+    bool good = false;
+    pthread_mutex_lock(&follower->lock);
+    for (size_t i = 0; i < follower->count; i++) {
+        const struct upstream *other = &follower->sources[i];
+        good |= other != source && other->pipes > 0 && other->good;
+    }
+    pthread_mutex_unlock(&follower->lock);
+    return good;
+}
+
 static enum poll_result poll_source(struct follower *follower, struct upstream *source)
 {
     enum poll_result result = stand(follower, source);
@@ -351,11 +371,14 @@ static enum poll_result poll_source(struct follower *follower, struct upstream *
         return result;
     const struct replication_ledger *ledger = &follower->ledger;
     uint64_t durable = ledger->durable(ledger->context);
+    bool others = another_is_good(follower, source), probe = others && source->silent;
+    int wait_ms = durable < follower->height ? FOLLOWER_DURABLE_MS : FOLLOWER_WAIT_MS;
+    int answer_ms = others && source->answer_ms > FOLLOWER_ANSWER_MS_GOOD ? FOLLOWER_ANSWER_MS_GOOD : source->answer_ms;
     struct message_request request = {
         .kind = MESSAGE_BLOCKS,
         .from = follower->height + 1,
         .max_bytes = REPLICATION_REPLY_BYTES_DEFAULT,
-        .wait_ms = durable < follower->height ? FOLLOWER_DURABLE_MS : FOLLOWER_WAIT_MS,
+        .wait_ms = (uint32_t)(probe ? 0 : wait_ms),
         .durable = durable,
     };
     memcpy(request.ledger_id, ledger->ledger_id, 32);
@@ -363,14 +386,19 @@ static enum poll_result poll_source(struct follower *follower, struct upstream *
     memcpy(request.node_key, ledger->node_key, 32);
     uint8_t bytes[MESSAGE_REQUEST_BYTES_MAX];
     nng_msg *answer = NULL;
-    int error = exchange(source, bytes, message_request_encode(&request, bytes), FOLLOWER_SEND_MS,
-                         FOLLOWER_WAIT_MS + source->answer_ms, &answer);
+    int error =
+        exchange(source, bytes, message_request_encode(&request, bytes), probe ? FOLLOWER_PROBE_MS : FOLLOWER_SEND_MS,
+                 probe ? FOLLOWER_PROBE_MS : FOLLOWER_WAIT_MS + answer_ms, &answer);
     if (error == NNG_ECLOSED || error == NNG_ECANCELED)
         return POLL_CLOSED;
-    if (error == NNG_ETIMEDOUT && source->answer_ms < FOLLOWER_ANSWER_MS_MAX)
+    if (error == NNG_ETIMEDOUT && others)
+        source->silent = true;
+    else if (error == NNG_ETIMEDOUT && source->answer_ms < FOLLOWER_ANSWER_MS_MAX)
         source->answer_ms *= 2; /* a large block over a slow line must get through at last */
     if (error)
         return trouble(follower, source, POLL_AGAIN, "%s", nng_strerror(error));
+    source->silent = false;
+    source->rest_until_ms = 0; /* it may have been asked before */
     source->answer_ms = FOLLOWER_ANSWER_MS_MIN;
     result = take_answer(follower, source, answer);
     nng_msg_free(answer);
@@ -387,9 +415,12 @@ static struct upstream *choose(struct follower *follower)
     while (!follower->stop) {
         uint64_t now = clock_ms(), until = now + FOLLOWER_BACKOFF_MS_MAX;
         const struct upstream *resting = NULL;
+        bool good = false;
+        for (size_t i = 0; i < follower->count; i++)
+            good |= follower->sources[i].pipes > 0 && follower->sources[i].good;
         for (size_t i = 0; i < follower->count && !chosen; i++) {
             struct upstream *source = &follower->sources[(follower->current + i) % follower->count];
-            if (source->pipes > 0 && source->rest_until_ms <= now)
+            if (source->pipes > 0 && (source->rest_until_ms <= now || (source->silent && !good)))
                 chosen = source;
             else if (source->pipes > 0 && source->rest_until_ms < until)
                 until = source->rest_until_ms;
@@ -416,9 +447,12 @@ static struct upstream *choose(struct follower *follower)
 
 static void rest(struct upstream *source)
 {
+    unsigned most = source->silent ? FOLLOWER_SILENT_MS : FOLLOWER_BACKOFF_MS_MAX;
     source->backoff_ms = source->backoff_ms ? source->backoff_ms * 2 : FOLLOWER_BACKOFF_MS_MIN;
-    if (source->backoff_ms > FOLLOWER_BACKOFF_MS_MAX)
+    if (source->silent && source->backoff_ms < FOLLOWER_BACKOFF_MS_MAX)
         source->backoff_ms = FOLLOWER_BACKOFF_MS_MAX;
+    if (source->backoff_ms > most)
+        source->backoff_ms = most;
     source->rest_until_ms = clock_ms() + source->backoff_ms;
 }
 
@@ -427,7 +461,11 @@ static void follow(struct follower *follower)
     struct upstream *source;
     while ((source = choose(follower)) != NULL) {
         uint64_t asked_ms = clock_ms();
-        switch (poll_source(follower, source)) {
+        enum poll_result result = poll_source(follower, source);
+        pthread_mutex_lock(&follower->lock);
+        source->good = result == POLL_BLOCKS || result == POLL_NOTHING;
+        pthread_mutex_unlock(&follower->lock);
+        switch (result) {
         case POLL_BLOCKS:
             source->backoff_ms = 0;
             for (size_t i = 0; i < follower->count; i++)
@@ -530,6 +568,7 @@ enum eng_status follower_open(const struct replication_ledger *ledger, const cha
         struct upstream *source = &follower->sources[i];
         source->follower = follower;
         source->answer_ms = FOLLOWER_ANSWER_MS_MIN;
+        source->good = true; /* until it is asked */
         if ((size_t)snprintf(source->url, sizeof source->url, "%s", urls[i]) >= sizeof source->url) {
             status = eng_fail(ENG_INVALID, "follow: an address is longer than %zu bytes", sizeof source->url - 1);
             break;

@@ -165,7 +165,7 @@ def open_reply(payload):
 
 
 class Transaction:
-    """operations: ("put", key, bytes) | ("unset", key) | ("add", key, amount)"""
+    """operations: ("put", key, bytes) | ("unset", key) | ("add", key, amount) | ("read", key)"""
 
     def __init__(self, operations, in_block=False):
         self.operations = operations
@@ -173,7 +173,7 @@ class Transaction:
         expires = 0 if in_block else int(time.time() * 1000) + WINDOW_MS * 9 // 10
         parts = [b"\1", self.id, struct.pack("<QI", expires, len(operations))]
         for name, key, *rest in operations:
-            kind = {"put": 1, "unset": 5, "add": 7}[name]
+            kind = {"put": 1, "unset": 5, "add": 7, "read": 11}[name]
             parts.append(struct.pack("<BH", kind, len(key)) + key)
             if name == "put":
                 parts.append(struct.pack("<BI", 0, len(rest[0])) + rest[0])

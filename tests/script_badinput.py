@@ -400,6 +400,57 @@ def half_messages(node):
         wire.close()
 
 
+# ---- clients that ask for much ----
+
+def slow_reader(node):
+    """A client wants 40 answers of 5 MB and takes 64 KB/s of them: the others do not wait, and it is let go."""
+    model.Wire(node.directory).submit([model.Transaction([("put", b"large", bytes(5 << 20))])])
+    slow, other, ended = model.Wire(node.directory), model.Wire(node.directory), threading.Event()
+    question = struct.pack("<QH", model.HEAD, 5) + b"large"
+    slow.send_raw(b"".join(slow.frame(struct.pack("<HB", 1, model.GET) + question) for _ in range(40)))
+
+    def take():
+        try:
+            while slow.socket.recv(16 << 10):
+                time.sleep(0.25)
+        except OSError:
+            pass
+        ended.set()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    time.sleep(1)
+    begun, longest = time.monotonic(), 0
+    while not ended.is_set() and time.monotonic() - begun < 40:
+        before = time.monotonic()
+        check(len(other.ask(model.GET, question)) > 5 << 20, "the other client's answer")
+        longest = max(longest, time.monotonic() - before)
+        time.sleep(0.2)
+    check(longest < 4, "a slow reader holds up others for %.1f s" % longest)
+    check(ended.is_set(), "a client that takes 64 KB/s is kept")
+    thread.join()
+    slow.close()
+    other.close()
+
+
+def many_receipts(node):
+    """Receipts over the limit of a message, in one request: what has no room is asked for again."""
+    wire = model.Wire(node.directory)
+    wire.submit([model.Transaction([("put", b"read", bytes(60000))])])
+    transactions = [model.Transaction([("read", b"read")]) for _ in range(1400)]
+    busy = []
+    for transaction, (code, answer) in zip(transactions, wire.submit(transactions)):
+        if code == "BUSY":
+            check(b"ask again with the same id" in answer, "a receipt without room: %r" % answer[:200])
+            busy.append(transaction)
+        else:
+            check(code == "OK" and len(answer) > 60000, "a receipt of a read: %s, %d bytes" % (code, len(answer)))
+    check(200 < len(busy) < 400, "%d of 1,400 receipts had no room" % len(busy))
+    for transaction, (code, answer) in zip(busy, wire.submit(busy)):
+        check(code == "OK" and len(answer) > 60000 and answer[1:17] == transaction.id, "asked again: %s" % code)
+    wire.close()
+
+
 # ---- a full disk ----
 
 @contextlib.contextmanager
@@ -601,6 +652,8 @@ def main():
         wrong_use(commands, nodes, node)
         messages = bad_messages(node)
         half_messages(node)
+        slow_reader(node)
+        many_receipts(node)
         node.stop()
         full_disk(commands, nodes)
         hanging_disk(nodes)

@@ -105,6 +105,48 @@ static void put_threaded(uint64_t number, const char *key)
     draft_release(&draft);
 }
 
+#define RESUBMISSIONS 500
+
+static atomic_uint answered;
+
+static void count_answer(void *context, enum tx_code code, const uint8_t *bytes, size_t size)
+{
+    if (code != TX_OK || size == 0)
+        abort();
+    usleep(2000); /* as if each were read out of a large block */
+    atomic_fetch_add_explicit(&answered, 1, memory_order_relaxed);
+}
+
+/* A new transaction does not wait until all resubmissions before it are answered. */
+START_TEST(test_resubmissions_hold_up_nobody)
+{
+    open_threaded();
+    struct answer answer = {0};
+    struct draft fresh;
+    put_threaded(1, "old");
+    draft_begin(&draft, 1, soon());
+    draft_value(&draft, TX_PUT, "old", "x");
+    draft_end(&draft);
+    draft_begin(&fresh, 2, soon());
+    draft_value(&fresh, TX_PUT, "new", "x");
+    draft_end(&fresh);
+    atomic_store_explicit(&answered, 0, memory_order_relaxed);
+    for (int i = 0; i < RESUBMISSIONS; i++)
+        ck_assert_int_eq(ledger_submit(f.ledger, draft.bytes, draft.size, count_answer, NULL), TX_OK);
+    ck_assert_int_eq(ledger_submit(f.ledger, fresh.bytes, fresh.size, answer_keep, &answer), TX_OK);
+    while (answer_calls(&answer) == 0)
+        usleep(100);
+    ck_assert_uint_lt(atomic_load_explicit(&answered, memory_order_relaxed), RESUBMISSIONS / 2);
+    ck_assert_int_eq(answer.code, TX_OK);
+    ledger_close(&f.ledger, 5000); /* answers them all */
+    ck_assert_uint_eq(atomic_load_explicit(&answered, memory_order_relaxed), RESUBMISSIONS);
+    answer_release(&answer);
+    draft_release(&draft);
+    draft_release(&fresh);
+    ck_assert_int_eq(fixture_open(&f), ENG_OK);
+}
+END_TEST
+
 static atomic_uint imported;
 
 static void count_import(void *context, const struct import_result *result)
@@ -221,6 +263,7 @@ int main(void)
     } tests[] = {
         {"threads", test_threads, 1},
         {"import pipeline", test_import_pipeline, 1},
+        {"resubmissions", test_resubmissions_hold_up_nobody, 1},
         {"full threads", test_full_threads, 2},
     };
     for (size_t i = 0; i < sizeof(tests) / sizeof(*tests); i++) {

@@ -204,6 +204,37 @@ START_TEST(one_source_of_two_is_enough)
 }
 END_TEST
 
+/* A node that is connected and never answers costs what another one delivers a moment, once in a while. */
+START_TEST(a_silent_source_delays_little)
+{
+    struct memory_ledger *a = ledger_make(7, 1), *b = ledger_make(7, 2);
+    struct follower_status status;
+    nng_socket silent;
+    publish(a, 10);
+    ck_assert_int_eq(nng_rep0_open(&silent), 0);
+    ck_assert_int_eq(nng_listen(silent, url_of(0), NULL, 0), 0);
+    struct source *source = serve(a, 1);
+    struct follower *follower = follow(b, 0, 1);
+    ck_assert_int_eq(memory_wait(b, 10, 20000), ENG_OK);
+    for (uint64_t round = 1; round <= 2; round++) {
+        sleep_ms(round * 10500 - 5000); /* a poll that brings nothing ends after 10 s: then the silent one is asked */
+        publish(a, 1);
+        ck_assert_int_eq(memory_wait(b, 10 + round, 4000), ENG_OK);
+    }
+    source_close(&source); /* and if it is the only one left, it is asked as ever */
+    nng_close(silent);
+    source = serve(a, 0);
+    publish(a, 1);
+    ck_assert_int_eq(memory_wait(b, 13, 20000), ENG_OK);
+    wait_state(follower, FOLLOWER_LIVE, &status);
+    ck_assert_str_eq(status.address, url_of(0));
+    follower_close(&follower);
+    source_close(&source);
+    ledger_free(a);
+    ledger_free(b);
+}
+END_TEST
+
 /* ---- refusing ---- */
 
 START_TEST(gone_everywhere_fails)
@@ -537,6 +568,7 @@ int main(void)
     tcase_add_test(tests, a_busy_ledger_is_tried_again);
     tcase_add_test(tests, a_wrong_peer_is_forgotten);
     tcase_add_test(tests, one_source_of_two_is_enough);
+    tcase_add_test(tests, a_silent_source_delays_little);
     tcase_add_test(tests, gone_everywhere_fails);
     tcase_add_test(tests, a_source_that_stops_says_so);
     tcase_add_test(tests, another_ledger_fails);

@@ -60,6 +60,7 @@ struct upstream {
     nng_socket socket;
     nng_aio *aio; /* of the exchange; follower_close stops it */
     bool open;
+    bool ended; /* the exchange's last step; under the lock */
     int pipes;
     unsigned backoff_ms; /* 0: the last poll went well */
     uint64_t rest_until_ms;
@@ -260,9 +261,50 @@ static enum poll_result stand(struct follower *follower, const struct upstream *
     return POLL_NOTHING;
 }
 
+/* The lock is held. */
+static bool another_is_good(const struct follower *follower, const struct upstream *source)
+{
+    for (size_t i = 0; i < follower->count; i++) {
+        const struct upstream *other = &follower->sources[i];
+        if (other != source && other->pipes > 0 && other->good)
+            return true;
+    }
+    return false;
+}
+
+static void exchange_ended(void *context)
+{
+    struct upstream *source = context;
+    pthread_mutex_lock(&source->follower->lock);
+    source->ended = true;
+    pthread_cond_broadcast(&source->follower->event);
+    pthread_mutex_unlock(&source->follower->lock);
+}
+
+/* Waits for an answer, and no longer than so while another source is, or becomes, good. */
+static void wait_for_answer(struct upstream *source, int good_ms)
+{
+    struct follower *follower = source->follower;
+    uint64_t until = clock_ms() + (uint64_t)good_ms;
+    struct timespec deadline = {.tv_sec = (time_t)(until / 1000), .tv_nsec = (long)(until % 1000) * 1000000};
+    bool give_up = false;
+    pthread_mutex_lock(&follower->lock);
+    while (!source->ended && !give_up && !follower->stop) { /* once it stops, the callback may not come */
+        if (!another_is_good(follower, source))
+            pthread_cond_wait(&follower->event, &follower->lock);
+        else
+            give_up = pthread_cond_timedwait(&follower->event, &follower->lock, &deadline) != 0;
+    }
+    give_up &= !source->ended && !follower->stop;
+    pthread_mutex_unlock(&follower->lock);
+    if (give_up)
+        nng_aio_abort(source->aio, NNG_ETIMEDOUT);
+    nng_aio_wait(source->aio);
+}
+
 /* Sends the request and receives the answer. 0, or what nng said; NNG_ECANCELED once follower_close has stopped it. */
 static int exchange(struct upstream *source, const uint8_t *request, size_t size, int send_ms, int receive_ms,
-                    nng_msg **answer)
+                    int good_ms, nng_msg **answer)
 {
     nng_msg *message;
     int error = nng_msg_alloc(&message, size);
@@ -278,9 +320,13 @@ static int exchange(struct upstream *source, const uint8_t *request, size_t size
         nng_msg_free(message);
         return error;
     }
+    source->ended = false; /* nng_aio_wait has waited for the callback, too */
     nng_aio_set_timeout(source->aio, receive_ms);
     nng_recv_aio(source->socket, source->aio);
-    nng_aio_wait(source->aio);
+    if (source->follower)
+        wait_for_answer(source, good_ms);
+    else
+        nng_aio_wait(source->aio);
     error = nng_aio_result(source->aio);
     if (!error)
         *answer = nng_aio_get_msg(source->aio);
@@ -352,18 +398,6 @@ static enum poll_result take_answer(struct follower *follower, struct upstream *
     return result;
 }
 
-static bool another_is_good(struct follower *follower, const struct upstream *source)
-{
-    bool good = false;
-    pthread_mutex_lock(&follower->lock);
-    for (size_t i = 0; i < follower->count; i++) {
-        const struct upstream *other = &follower->sources[i];
-        good |= other != source && other->pipes > 0 && other->good;
-    }
-    pthread_mutex_unlock(&follower->lock);
-    return good;
-}
-
 static enum poll_result poll_source(struct follower *follower, struct upstream *source)
 {
     enum poll_result result = stand(follower, source);
@@ -371,9 +405,10 @@ static enum poll_result poll_source(struct follower *follower, struct upstream *
         return result;
     const struct replication_ledger *ledger = &follower->ledger;
     uint64_t durable = ledger->durable(ledger->context);
-    bool others = another_is_good(follower, source), probe = others && source->silent;
+    pthread_mutex_lock(&follower->lock);
+    bool probe = source->silent && another_is_good(follower, source);
+    pthread_mutex_unlock(&follower->lock);
     int wait_ms = durable < follower->height ? FOLLOWER_DURABLE_MS : FOLLOWER_WAIT_MS;
-    int answer_ms = others && source->answer_ms > FOLLOWER_ANSWER_MS_GOOD ? FOLLOWER_ANSWER_MS_GOOD : source->answer_ms;
     struct message_request request = {
         .kind = MESSAGE_BLOCKS,
         .from = follower->height + 1,
@@ -386,11 +421,14 @@ static enum poll_result poll_source(struct follower *follower, struct upstream *
     memcpy(request.node_key, ledger->node_key, 32);
     uint8_t bytes[MESSAGE_REQUEST_BYTES_MAX];
     nng_msg *answer = NULL;
-    int error =
-        exchange(source, bytes, message_request_encode(&request, bytes), probe ? FOLLOWER_PROBE_MS : FOLLOWER_SEND_MS,
-                 probe ? FOLLOWER_PROBE_MS : FOLLOWER_WAIT_MS + answer_ms, &answer);
+    int error = exchange(source, bytes, message_request_encode(&request, bytes),
+                         probe ? FOLLOWER_PROBE_MS : FOLLOWER_SEND_MS, FOLLOWER_WAIT_MS + source->answer_ms,
+                         probe ? FOLLOWER_PROBE_MS : FOLLOWER_WAIT_MS + FOLLOWER_ANSWER_MS_GOOD, &answer);
     if (error == NNG_ECLOSED || error == NNG_ECANCELED)
         return POLL_CLOSED;
+    pthread_mutex_lock(&follower->lock);
+    bool others = another_is_good(follower, source);
+    pthread_mutex_unlock(&follower->lock);
     if (error == NNG_ETIMEDOUT && others)
         source->silent = true;
     else if (error == NNG_ETIMEDOUT && source->answer_ms < FOLLOWER_ANSWER_MS_MAX)
@@ -511,7 +549,7 @@ static enum eng_status dial(struct upstream *source, const char *url, nng_pipe_c
 {
     nng_dialer dialer;
     nng_socket *socket = &source->socket;
-    if (nng_aio_alloc(&source->aio, NULL, NULL) != 0)
+    if (nng_aio_alloc(&source->aio, source->follower ? exchange_ended : NULL, source) != 0)
         return eng_fail(ENG_NO_MEMORY, "%s: no memory", url);
     int error = nng_req0_open(socket);
     if (error) {
@@ -648,7 +686,7 @@ enum eng_status replication_fetch_genesis(const char *url, int timeout_ms, char 
     if (status != ENG_OK)
         return status;
     size_t request = message_request_encode(&(struct message_request){.kind = MESSAGE_GENESIS}, bytes);
-    int error = exchange(&source, bytes, request, timeout_ms, timeout_ms, &answer);
+    int error = exchange(&source, bytes, request, timeout_ms, timeout_ms, timeout_ms, &answer);
     if (error) {
         status = error == NNG_ETIMEDOUT ? eng_fail(ENG_TIMEOUT, "%s: no node answered within %d ms", url, timeout_ms)
                                         : eng_fail(ENG_IO, "%s: %s", url, nng_strerror(error));

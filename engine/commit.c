@@ -6,9 +6,13 @@
  * Then, without the lock, the caller waits for the log; so several threads that commit share a sync. What a failed log
  * leaves behind (a version that may not survive) stops the store: no more commits.
  *
- * Ways to fail: those of the merge, nothing changed; a log that fails.
+ * Ways to fail: those of the merge, nothing changed: a record behind that of the batch makes it void, so a replay
+ * leaves it out; a log that fails.
  */
 #include "engine_internal.h"
+
+#include <stdio.h>
+
 #include "subtree.h"
 
 static enum eng_status merge_batch(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
@@ -36,6 +40,25 @@ static enum eng_status subtrees_unchanged(struct eng_batch *batch)
     return status;
 }
 
+/* A tag that can be one, above the newest, and nothing uncommitted below. */
+static enum eng_status check_order(struct eng_batch *batch, uint64_t tag, bool keep)
+{
+    struct store_version head;
+    bool uncommitted = false;
+    if (keep && tag == ENG_HEAD)
+        return eng_fail(ENG_INVALID, "commit: ENG_HEAD is no tag");
+    pthread_mutex_lock(&batch->eng->batches);
+    for (uint32_t i = 0; i < batch->below_count; i++)
+        uncommitted |= !batch->below[i]->committed;
+    pthread_mutex_unlock(&batch->eng->batches);
+    if (uncommitted)
+        return eng_fail(ENG_INVALID, "commit: the batch it was opened on is not committed");
+    if (keep && store_head(batch->eng->store, batch->root_index, &head) && head.tag >= tag)
+        return eng_fail(ENG_CONFLICT, "commit: the newest version of root %u has tag %llu, not below %llu",
+                        batch->root_index, (unsigned long long)head.tag, (unsigned long long)tag);
+    return ENG_OK;
+}
+
 enum eng_status commit_locked(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
                               struct eng_summary *summary, uint64_t *end)
 {
@@ -46,19 +69,20 @@ enum eng_status commit_locked(struct eng_batch *batch, uint64_t tag, const struc
         return eng_fail(ENG_INVALID, "commit: a private fork cannot be committed");
     if (eng->failed != ENG_OK)
         return eng_fail(ENG_IO, "store: stopped after a failed write of its log");
-    struct store_version head;
-    assert(!keep || !store_head(eng->store, batch->root_index, &head) || head.tag < tag); /* before it is logged */
-    enum eng_status status = subtrees_unchanged(batch);
+    enum eng_status status = check_order(batch, tag, keep);
+    if (status == ENG_OK)
+        status = subtrees_unchanged(batch);
     if (status == ENG_OK && eng->log && keep &&
         expected) /* a refused batch must not be in the log: a replay expects nothing */
         status = merge_batch(batch, tag, expected, false, summary);
+    uint64_t offset;
     if (status == ENG_OK && eng->log && keep)
-        status = eng_log_batch(eng, batch, tag, end);
+        status = eng_log_batch(eng, batch, tag, &offset, end);
     if (status == ENG_OK)
         status = merge_batch(batch, tag, expected, keep, summary);
     if (status != ENG_OK) {
-        if (*end) /* in the log and not merged, or nobody knows: the log may say more than the store holds */
-            eng->failed = status;
+        if (*end && eng_log_void(eng, offset, end) != ENG_OK)
+            eng->failed = status; /* the log may say more than the store holds */
         return status;
     }
     if (!keep)
@@ -70,21 +94,26 @@ enum eng_status commit_locked(struct eng_batch *batch, uint64_t tag, const struc
     return ENG_OK;
 }
 
-enum eng_status commit_wait(struct eng *eng, uint64_t end)
+enum eng_status commit_wait(struct eng *eng, enum eng_status committed, uint64_t end)
 {
-    if (!end && eng->durability != ENG_DURABLE_MSYNC_ASYNC)
-        return ENG_OK;
+    if (!end && (committed != ENG_OK || eng->durability != ENG_DURABLE_MSYNC_ASYNC))
+        return committed;
     enum eng_status status = end ? log_wait(eng->log, end, -1) : store_write_back(eng->store);
     pthread_mutex_lock(&eng->commits);
     bool may = status == ENG_OK && end && eng->failed == ENG_OK; /* else the log has it, and the next open merges it */
-    if (may && eng->durability == ENG_DURABLE_FULL)
-        status = eng_full_checkpoint(eng, end);
-    else if (may)
+    if (may && committed == ENG_OK && eng->durability == ENG_DURABLE_FULL) {
+        if (eng_full_checkpoint(eng, end) != ENG_OK) {
+            char text[400];
+            snprintf(text, sizeof text, "%s", eng_error());
+            status = eng_fail(ENG_IO, "commit: published and logged, but not in a checkpoint: %s", text);
+        }
+    } else if (may) {
         eng_log_checkpoint(eng);
+    }
     if (status != ENG_OK)
         eng->failed = ENG_IO;
     pthread_mutex_unlock(&eng->commits);
-    return status;
+    return committed != ENG_OK ? committed : status;
 }
 
 static enum eng_status batch_commit(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected,
@@ -97,7 +126,7 @@ static enum eng_status batch_commit(struct eng_batch *batch, uint64_t tag, const
     pthread_mutex_lock(&eng->commits);
     enum eng_status status = commit_locked(batch, tag, expected, keep, summary, &end);
     pthread_mutex_unlock(&eng->commits);
-    return status == ENG_OK ? commit_wait(eng, end) : status;
+    return commit_wait(eng, status, end);
 }
 
 enum eng_status eng_commit(struct eng_batch *batch, uint64_t tag, struct eng_summary *summary)

@@ -10,10 +10,13 @@
  * in (0xfffffffe: the root itself, 0xffffffff: it is new) | u8 cloned | u8 0 | u16 key bytes | key | u32 entries |
  * entry...; the value of an entry with tag 2: u32 number of the subtree | 64 bytes.
  *
+ * Record LOG_USER + 1: u64 offset of the record right before it, a batch whose merge failed: void. Its caller was told,
+ * and a replay leaves it out. Record LOG_USER + 2: u32 root | u32 1: all below the tag, 0: this one | u64 tag: versions
+ * were dropped; a replay drops them too, or it would need the space of all that came and went since the checkpoint.
+ *
  * A checkpoint's app_state begins with the u64 offset behind the last record merged at the capture; an open replays the
  * records behind it. The checkpoint is taken by the committing thread between commits, so the offset and the versions
- * belong together. A batch whose merge failed after it was logged stops the store, or the log would say more than is
- * served; the next open merges it.
+ * belong together. Before each checkpoint the log is given up to where the one before it begins.
  */
 #include "engine_internal.h"
 #include "subtree.h"
@@ -21,7 +24,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define DURABLE_RECORD LOG_USER
+enum { DURABLE_RECORD = LOG_USER, DURABLE_VOID, DURABLE_DROP };
+#define DURABLE_DROP_BYTES 16u
 #define DURABLE_RANGE 3 /* in place of an enum buffer_kind */
 #define CHECKPOINT_LOG_BYTES_DEFAULT (256ull << 20)
 
@@ -93,7 +97,7 @@ static uint8_t *put_subtree(uint8_t *p, const struct eng_batch *handle, const ui
     return put_entries(p + 8 + key_bytes, handle->put ? handle->own : &nothing, numbers);
 }
 
-enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *end)
+enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *offset, uint64_t *end)
 {
     uint32_t *numbers = NULL, subtrees = 0;
     size_t bytes = 12 + entries_bytes(batch->own);
@@ -123,12 +127,32 @@ enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t
             p = put_subtree(p, batch->trees->handles[i], numbers);
     assert(p == record + bytes);
     free(numbers);
-    uint64_t offset;
-    status = log_append(eng->log, DURABLE_RECORD, record, (uint32_t)bytes, -1, &offset, end);
+    status = log_append(eng->log, DURABLE_RECORD, record, (uint32_t)bytes, -1, offset, end);
     free(record);
     if (status == ENG_OK && eng->inline_only)
         status = log_flush(eng->log);
     return status;
+}
+
+enum eng_status eng_log_void(struct eng *eng, uint64_t offset, uint64_t *end)
+{
+    uint64_t own;
+    return log_append(eng->log, DURABLE_VOID, &offset, sizeof offset, -1, &own, end);
+}
+
+void eng_log_drop(struct eng *eng, uint32_t root, uint64_t tag, bool below)
+{
+    uint8_t record[DURABLE_DROP_BYTES];
+    uint64_t offset, end;
+    uint32_t all = below;
+    if (!eng->log || eng->failed != ENG_OK)
+        return;
+    memcpy(record, &root, 4);
+    memcpy(record + 4, &all, 4);
+    memcpy(record + 8, &tag, 8);
+    if (log_append(eng->log, DURABLE_DROP, record, sizeof record, 0, &offset, &end) != ENG_OK) {
+        /* a replay keeps them a little longer */
+    }
 }
 
 /* ---- replay ---- */
@@ -303,7 +327,7 @@ static enum eng_status replay_record(struct replay *replay, const struct log_rec
     memcpy(&tag, p + 4, 8);
     p += 12;
     struct store_version head;
-    if (root >= ENG_ROOTS_MAX)
+    if (root >= ENG_ROOTS_MAX || tag == ENG_HEAD)
         goto damaged;
     if (!replay_wanted(replay, root, tag))
         return ENG_OK;
@@ -326,6 +350,76 @@ static enum eng_status replay_record(struct replay *replay, const struct log_rec
         return status;
 damaged:
     return eng_fail(ENG_DAMAGED, "log: record at offset %llu: not a batch", (unsigned long long)record->offset);
+}
+
+static enum eng_status replay_drop(struct replay *replay, const struct log_record *record)
+{
+    struct store *store = replay->eng->store;
+    uint32_t root, below;
+    uint64_t tag;
+    if (record->length != DURABLE_DROP_BYTES)
+        return eng_fail(ENG_DAMAGED, "log: record at offset %llu: not a drop", (unsigned long long)record->offset);
+    memcpy(&root, record->payload, 4);
+    memcpy(&below, record->payload + 4, 4);
+    memcpy(&tag, record->payload + 8, 8);
+    if (root >= ENG_ROOTS_MAX || below > 1)
+        return eng_fail(ENG_DAMAGED, "log: record at offset %llu: not a drop", (unsigned long long)record->offset);
+    if (replay->rebuilt && !replay->complete[root])
+        return ENG_OK;
+    enum eng_status status = below ? store_drop_below(store, root, tag) : store_drop(store, root, tag);
+    if (status == ENG_OK)
+        status = store_reap(store, UINT64_MAX, NULL);
+    if (status != ENG_OK) {
+        /* it is gone already, or what could not be freed now is freed later: that stops no replay */
+    }
+    return ENG_OK;
+}
+
+/* A record as read, and the buffer it lies in. */
+struct replay_piece {
+    struct log_record record;
+    uint8_t *buffer;
+    size_t capacity;
+};
+
+/* The first one from an offset on, past the log's own. */
+static enum eng_status replay_read(struct log *log, uint64_t offset, struct replay_piece *piece)
+{
+    for (;; offset = piece->record.end) {
+        enum eng_status status = log_read_at(log, offset, &piece->buffer, &piece->capacity, &piece->record);
+        if (status != ENG_OK || piece->record.type >= LOG_USER)
+            return status;
+    }
+}
+
+static bool makes_void(const struct log_record *next, const struct log_record *record)
+{
+    return next->type == DURABLE_VOID && next->length == sizeof record->offset &&
+           memcmp(next->payload, &record->offset, sizeof record->offset) == 0;
+}
+
+/* The records from an offset on, each with a look at the one behind it. */
+static enum eng_status replay_log(struct replay *replay, uint64_t offset)
+{
+    struct log *log = replay->eng->log;
+    struct replay_piece piece[2] = {0}, *now = &piece[0], *next = &piece[1];
+    enum eng_status status = replay_read(log, offset, now);
+    while (status == ENG_OK) {
+        enum eng_status behind = replay_read(log, now->record.end, next);
+        bool is_void = behind == ENG_OK && makes_void(&next->record, &now->record);
+        if (now->record.type == DURABLE_RECORD && !is_void)
+            status = replay_record(replay, &now->record);
+        else if (now->record.type == DURABLE_DROP)
+            status = replay_drop(replay, &now->record);
+        struct replay_piece *swap = now;
+        now = next;
+        next = swap;
+        if (status == ENG_OK)
+            status = behind;
+    }
+    free(piece[0].buffer);
+    free(piece[1].buffer);
+    return status == ENG_NOT_FOUND ? ENG_OK : status;
 }
 
 /* Opens the log where the replay begins: behind the checkpoint; at its beginning if a rebuild has lost something. */
@@ -368,53 +462,30 @@ enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options,
     uint64_t offset = 0;
     if (store_app_state(eng->store, &offset, sizeof offset) < sizeof offset)
         offset = 0;
-    /* The base of this start, and of the next until a checkpoint is durable: what is replayed is in memory only. */
-    eng->checkpoint_log_offset = eng->checkpoint_durable_offset = offset;
     struct replay replay = {.eng = eng, .rebuilt = lost != NULL, .options = options};
     enum eng_status status = replay_begin(&replay, &log, lost, &offset);
-    uint8_t *buffer = NULL;
-    size_t capacity = 0;
-    while (status == ENG_OK) {
-        struct log_record record;
-        status = log_read_at(eng->log, offset, &buffer, &capacity, &record);
-        if (status != ENG_OK)
-            break;
-        if (record.type == DURABLE_RECORD)
-            status = replay_record(&replay, &record);
-        offset = record.end;
-    }
-    free(buffer);
-    return status == ENG_NOT_FOUND ? ENG_OK : status;
+    if (status == ENG_OK)
+        eng->app_state_bytes = eng_app_state(eng, eng->app_state, sizeof eng->app_state);
+    /* The base of this start, and of the next until a checkpoint is durable: what is replayed is in memory only. */
+    eng->checkpoint_log_offset = eng->checkpoint_durable_offset = offset;
+    return status == ENG_OK ? replay_log(&replay, offset) : status;
 }
 
 enum eng_status eng_full_checkpoint(struct eng *eng, uint64_t end)
 {
     if (eng->checkpoint_durable_offset >= end) /* another thread's covered this commit too */
         return ENG_OK;
-    uint64_t now = log_end(eng->log);
-    enum eng_status status = log_trim(eng->log, eng->checkpoint_durable_offset);
-    if (status == ENG_OK)
-        status = checkpoint_locked(eng, NULL, 0, true);
-    if (status == ENG_OK)
-        eng->checkpoint_durable_offset = eng->checkpoint_log_offset = now;
-    return status;
+    return checkpoint_locked(eng, eng->app_state, eng->app_state_bytes, true);
 }
 
-/* Between commits (needs eng->commits): a checkpoint when enough log has gathered; the log before it is no longer
- * needed. */
+/* Between commits (needs eng->commits): a checkpoint when enough log has gathered. */
 void eng_log_checkpoint(struct eng *eng)
 {
     uint64_t end = log_end(eng->log);
     bool due = end - eng->checkpoint_log_offset >= eng->checkpoint_log_bytes || store_checkpoint_wanted(eng->store);
     if (!due || store_checkpoint_running(eng->store))
         return;
-    enum eng_status status = log_trim(eng->log, eng->checkpoint_durable_offset);
-    if (status != ENG_OK) {
-        /* the log keeps its files; without checkpoints it would have to be replayed as well */
-    }
-    status = checkpoint_locked(eng, NULL, 0, false);
-    if (status == ENG_OK) {
-        eng->checkpoint_durable_offset = eng->checkpoint_log_offset;
-        eng->checkpoint_log_offset = end;
+    if (checkpoint_locked(eng, eng->app_state, eng->app_state_bytes, false) != ENG_OK) {
+        /* the log has it all; the next commit tries again */
     }
 }

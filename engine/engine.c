@@ -144,7 +144,7 @@ void eng_close(struct eng **out)
         return;
     if (eng->log && eng->failed == ENG_OK) {
         /* a failed checkpoint loses nothing: the log has it all */
-        enum eng_status ignored = eng_checkpoint(eng, NULL, 0, true);
+        enum eng_status ignored = eng_checkpoint(eng, eng->app_state, eng->app_state_bytes, true);
         (void)ignored;
     }
     log_close(&eng->log);
@@ -229,6 +229,7 @@ enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t value_bytes
 enum eng_status checkpoint_locked(struct eng *eng, const void *app_state, size_t app_state_bytes, bool wait)
 {
     uint8_t state[ENG_APP_STATE_BYTES_MAX];
+    uint64_t end = 0;
     size_t own = 0;
     if (eng->log) {
         if (eng->failed != ENG_OK)
@@ -237,7 +238,7 @@ enum eng_status checkpoint_locked(struct eng *eng, const void *app_state, size_t
         enum eng_status synced = log_sync(eng->log);
         if (synced != ENG_OK)
             return synced;
-        uint64_t end = log_end(eng->log);
+        end = log_end(eng->log);
         memcpy(state, &end, sizeof end);
         own = sizeof end;
     }
@@ -246,7 +247,17 @@ enum eng_status checkpoint_locked(struct eng *eng, const void *app_state, size_t
                         sizeof state - own);
     if (app_state_bytes)
         memcpy(state + own, app_state, app_state_bytes);
-    return store_checkpoint(eng->store, state, own + app_state_bytes, wait);
+    if (eng->log && log_trim(eng->log, eng->checkpoint_durable_offset) != ENG_OK) {
+        /* the log keeps its files; without a checkpoint it would have to be replayed as well */
+    }
+    enum eng_status status = store_checkpoint(eng->store, state, own + app_state_bytes, wait);
+    if (status == ENG_OK && eng->log) {
+        eng->checkpoint_durable_offset = wait ? end : eng->checkpoint_log_offset; /* the one before has ended */
+        eng->checkpoint_log_offset = end;
+        memcpy(eng->app_state, state + own, app_state_bytes);
+        eng->app_state_bytes = app_state_bytes;
+    }
+    return status;
 }
 
 enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes, bool wait)
@@ -310,7 +321,7 @@ enum eng_status eng_compact(struct eng *eng, uint32_t live_percent)
     if (status == ENG_OK)
         status = store_reap(eng->store, UINT64_MAX, NULL);
     if (status == ENG_OK && eng->log && !store_unchanged(eng->store))
-        status = checkpoint_locked(eng, NULL, 0, true);
+        status = checkpoint_locked(eng, eng->app_state, eng->app_state_bytes, true);
     if (status == ENG_OK && store_unchanged(eng->store))
         status = store_truncate(eng->store, live_percent);
     else if (status == ENG_OK)

@@ -34,6 +34,8 @@ struct eng {
     uint64_t checkpoint_durable_offset; /* it begins here in any case: the newest known to be durable */
     uint32_t leaf_bytes, inline_bytes, segment_bytes, threads;
     bool inline_only;
+    uint8_t app_state[ENG_APP_STATE_BYTES_MAX]; /* of the newest checkpoint, with a log: for those it makes itself */
+    size_t app_state_bytes;
     enum eng_status failed;  /* the log failed: no more commits */
     bool release_failed;     /* by a helper: the next drop does it itself, and says why */
     pthread_mutex_t commits; /* one commit, drop or checkpoint at a time; before batches and the store's locks */
@@ -136,12 +138,13 @@ static inline enum eng_status batch_read_range(struct eng_batch *batch, const st
     return batch->serializable ? batch_remember(batch, range) : ENG_OK;
 }
 
-/* Logs and merges a frozen batch and publishes it under tag; *end: to be waited for with commit_wait. Needs
- * eng->commits (commit.c). */
+/* Logs and merges a frozen batch and publishes it under tag; *end: to be waited for with commit_wait, also if it
+ * failed. Needs eng->commits (commit.c). */
 enum eng_status commit_locked(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
                               struct eng_summary *summary, uint64_t *end);
-/* Until it is durable. Does not need eng->commits: many may wait for one sync. */
-enum eng_status commit_wait(struct eng *eng, uint64_t end);
+/* Until what was committed, or failed, is durable; returns committed if that is not ENG_OK. Does not need eng->commits:
+ * many may wait for one sync. */
+enum eng_status commit_wait(struct eng *eng, enum eng_status committed, uint64_t end);
 /* Needs eng->commits. */
 enum eng_status checkpoint_locked(struct eng *eng, const void *app_state, size_t app_state_bytes, bool wait);
 
@@ -164,7 +167,11 @@ enum eng_status eng_rebuild(struct eng *eng, const struct eng_options *options, 
 
 /* lost: of a rebuild, NULL otherwise. */
 enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options, const bool *lost);
-enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *end);
+enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t tag, uint64_t *offset, uint64_t *end);
+/* The batch logged last, at offset, was not merged. */
+enum eng_status eng_log_void(struct eng *eng, uint64_t offset, uint64_t *end);
+/* Versions were dropped: all below tag, or this one. A store without a log: nothing. */
+void eng_log_drop(struct eng *eng, uint32_t root, uint64_t tag, bool below);
 void eng_log_checkpoint(struct eng *eng);
 /* A checkpoint that holds the log up to end, durable when it returns (needs eng->commits). */
 enum eng_status eng_full_checkpoint(struct eng *eng, uint64_t end);

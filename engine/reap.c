@@ -254,11 +254,21 @@ static enum eng_status reap_one(struct store *store, struct below *below)
         below->status = room_for(store, below->count);
     if (below->status == ENG_OK && base)
         below->status = release_room(store);
-    for (size_t i = 0; i < below->count && below->status == ENG_OK; i++)
-        if (!store_object(store, below->ids[i]))
+    size_t own = 0; /* what is left of a base's may be gone (it was absorbed since), and its ids used again */
+    uint64_t floor = object->type == OBJECT_TREE ? store_base_floor(store, base) : fall.floor;
+    for (size_t i = 0; i < below->count && below->status == ENG_OK; i++) {
+        uint32_t id = below->ids[i];
+        if (floor && !atomic_load_explicit(&store_view(store)->control[id], memory_order_relaxed))
+            continue;
+        const struct object *child = store_object(store, id);
+        if (!child)
             below->status = ENG_DAMAGED;
+        else if (!floor || child->generation <= fall.born)
+            below->ids[own++] = id;
+    }
     if (below->status != ENG_OK)
         return below->status;
+    below->count = own;
     reaper->due_count--;
     for (size_t i = 0; i < below->count; i++) {
         struct fall child = fall;

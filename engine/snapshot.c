@@ -45,6 +45,8 @@ enum eng_status eng_drop(struct eng *eng, uint32_t root, uint64_t tag)
 {
     pthread_mutex_lock(&eng->commits);
     enum eng_status status = store_drop(eng->store, root, tag);
+    if (status != ENG_NOT_FOUND && status != ENG_GONE && status != ENG_INVALID) /* else it is marked, at least */
+        eng_log_drop(eng, root, tag, false);
     pthread_mutex_unlock(&eng->commits);
     return status;
 }
@@ -52,7 +54,11 @@ enum eng_status eng_drop(struct eng *eng, uint32_t root, uint64_t tag)
 enum eng_status eng_drop_below(struct eng *eng, uint32_t root, uint64_t tag)
 {
     pthread_mutex_lock(&eng->commits);
+    struct store_version oldest;
+    bool some = store_versions(eng->store, root, &oldest, 1) && oldest.tag < tag;
     store_mark_below(eng->store, root, tag);
+    if (some)
+        eng_log_drop(eng, root, tag, true);
     bool send = !eng->release_failed;
     pthread_mutex_unlock(&eng->commits);
     if (send && helpers_count(eng->helpers) && helper_looks_on(eng->helpers, 0)) {

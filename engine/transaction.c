@@ -26,6 +26,22 @@ static bool covered(const struct hidden *reads, const struct hidden_range *range
            (!found->to || (range->to && bytes_compare(found->to, found->to_bytes, range->to, range->to_bytes) >= 0));
 }
 
+/* The same ranges, without the history of how they were added. */
+static enum eng_status pack(struct hidden *reads)
+{
+    struct hidden packed = {0};
+    enum eng_status status = ENG_OK;
+    for (size_t i = 0; i < reads->count && status == ENG_OK; i++)
+        status = hidden_add(&packed, &reads->sorted[i], 0);
+    if (status != ENG_OK) {
+        hidden_free(&packed);
+        return status;
+    }
+    hidden_free(reads);
+    *reads = packed;
+    return ENG_OK;
+}
+
 /* One range in place of all. */
 static enum eng_status widen(struct hidden *reads)
 {
@@ -48,7 +64,7 @@ enum eng_status batch_remember(struct eng_batch *batch, const struct hidden_rang
     if (covered(reads, range))
         return ENG_OK;
     if (reads->added_count >= ENG_READS_MAX) {
-        enum eng_status status = widen(reads);
+        enum eng_status status = reads->count <= ENG_READS_MAX / 2 ? pack(reads) : widen(reads);
         if (status != ENG_OK)
             return status;
     }
@@ -145,8 +161,10 @@ enum eng_status eng_transaction_open(struct eng *eng, uint32_t root, enum eng_is
 
 enum eng_status eng_transaction_commit(struct eng_batch *batch, uint64_t *tag, struct eng_summary *summary)
 {
-    assert(batch->magic == BATCH_MAGIC && batch->transaction);
+    assert(batch->magic == BATCH_MAGIC);
     struct eng *eng = batch->eng;
+    if (!batch->transaction)
+        return eng_fail(ENG_INVALID, "transaction: the batch is none");
     enum eng_status status = eng_batch_freeze(batch);
     if (status != ENG_OK)
         return status;
@@ -158,14 +176,14 @@ enum eng_status eng_transaction_commit(struct eng_batch *batch, uint64_t *tag, s
     if (status == ENG_OK)
         status = check_unchanged(batch, head);
     if (status == ENG_OK) {
-        uint64_t next = head->version.tag + 1; /* 1 for the first */
+        uint64_t next = head->version.tag + 1; /* 1 for the first; ENG_HEAD is refused */
         status = commit_locked(batch, next, NULL, true, summary, &end);
         if (tag)
             *tag = next;
     }
     eng_snapshot_close(&head);
     pthread_mutex_unlock(&eng->commits);
-    return status == ENG_OK ? commit_wait(eng, end) : status;
+    return commit_wait(eng, status, end);
 }
 
 enum eng_status eng_nested_begin(struct eng_batch *batch)

@@ -1,6 +1,5 @@
 /*
- * A checkpoint and the log of the same store: it is never durable ahead of what it begins behind, and none is made
- * after a batch was logged and could not be merged.
+ * A checkpoint and the log of the same store: it is never durable ahead of what it begins behind.
  */
 #include <check.h>
 #include <pthread.h>
@@ -100,67 +99,12 @@ START_TEST(a_checkpoint_is_not_ahead_of_the_log)
 }
 END_TEST
 
-/* A batch that needs more segments and more log, all of which there are. */
-static enum eng_status commit_large(struct eng *eng, uint64_t tag)
-{
-    static uint8_t value[6000];
-    struct eng_batch *batch;
-    NEED_OK(eng_batch_open(eng, 0, NULL, &batch));
-    for (uint8_t key = 1; key <= 12; key++)
-        NEED_OK(eng_batch_put(batch, &key, 1, (struct eng_value){ENG_BYTES, value, sizeof value}));
-    NEED_OK(eng_batch_freeze(batch));
-    enum eng_status status = eng_commit(batch, tag, NULL);
-    eng_batch_close(&batch);
-    return status;
-}
-
-/* Then the log says more than the store holds, and a checkpoint would begin behind a batch that it has not. */
-START_TEST(no_checkpoint_after_a_batch_was_only_logged)
-{
-    unsigned stopped = 0;
-    enum eng_status status = ENG_FULL;
-    for (uint64_t n = 0; status != ENG_OK; n++) {
-        struct disk *on;
-        struct eng *eng;
-        uint64_t tag;
-        ck_assert_int_eq(disk_sim_open(0, &on), ENG_OK);
-        struct eng_options options = fixture_options(on, (enum eng_durability)_i);
-        NEED_OK(eng_open(&options, &eng));
-        for (tag = 1; tag <= 5; tag++)
-            fixture_commit(eng, 0, tag, 10);
-        disk_sim_fail(on, n, ENG_FULL);
-        status = commit_large(eng, 6);
-        bool only_logged = eng->failed == ENG_FULL; /* what the merge failed with */
-        if (only_logged) {
-            head_tag(eng, &tag);
-            ck_assert_uint_eq(tag, 5);
-            ck_assert_int_eq(eng_checkpoint(eng, NULL, 0, true), ENG_IO);
-            ck_assert_ptr_nonnull(strstr(eng_error(), "the next open goes on from the log"));
-            enum eng_status compacted = eng_compact(eng, 80);
-            if (_i != ENG_DURABLE_FULL || compacted != ENG_OK) /* there all but the batch is in a checkpoint already */
-                ck_assert_int_eq(compacted, ENG_IO);
-            stopped++;
-        }
-        eng_close(&eng);
-        NEED_OK(eng_open(&options, &eng));
-        head_tag(eng, &tag);
-        ck_assert_uint_ge(tag, only_logged || status == ENG_OK ? 6 : 5);
-        ck_assert(fixture_audit(eng));
-        eng_close(&eng);
-        disk_close(&on);
-    }
-    ck_assert_uint_gt(stopped, 0);
-}
-END_TEST
-
 int main(void)
 {
     Suite *suite = suite_create("checkpoint");
     TCase *tests = tcase_create("checkpoint");
     tcase_set_timeout(tests, 300);
     tcase_add_test(tests, a_checkpoint_is_not_ahead_of_the_log);
-    tcase_add_loop_test(tests, no_checkpoint_after_a_batch_was_only_logged, ENG_DURABLE_MSYNC_SYNC,
-                        ENG_DURABLE_FULL + 1);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -400,6 +400,56 @@ START_TEST(digests_of_what_a_clone_removed_are_forgotten)
 }
 END_TEST
 
+/* The tree is cloned and the clone goes: the base it leaves is taken back at the next commit. */
+static void clone_and_drop(uint64_t *tag)
+{
+    struct eng_batch *batch = begin(), *tree, *clone;
+    OK(eng_batch_tree(batch, K("t"), false, &tree));
+    OK(eng_batch_tree_clone(tree, &clone));
+    OK(eng_batch_tree_put(batch, K("clone"), clone));
+    put(tree, "k/small", "1"); /* the leaf is new, its large value the base's */
+    commit(&batch, ++*tag);
+    batch = begin();
+    OK(eng_batch_remove(batch, K("clone")));
+    commit(&batch, ++*tag);
+    OK(eng_drop_below(eng, 0, *tag));
+}
+
+/* What falls, and waits to be looked at, may name what its base had: which was killed when the base was taken back. */
+START_TEST(what_falls_does_not_free_what_a_base_had)
+{
+    static char large[150];
+    memset(large, 'v', sizeof large - 1);
+    uint64_t tag = 0;
+    struct eng_batch *batch = begin(), *tree;
+    OK(eng_batch_tree(batch, K("t"), true, &tree));
+    put(tree, "k/large", large);
+    commit(&batch, ++tag);
+    clone_and_drop(&tag);
+    clone_and_drop(&tag);
+    batch = begin();
+    OK(eng_batch_tree(batch, K("t"), false, &tree));
+    OK(eng_batch_remove_range(tree, NULL, 0, NULL, 0));
+    commit(&batch, ++tag);
+    batch = begin();
+    OK(eng_batch_tree(batch, K("t"), false, &tree));
+    put(tree, "x", "y");
+    commit(&batch, ++tag);
+    for (int i = 0; i < 300; i++) { /* ids are used again */
+        char key[16];
+        snprintf(key, sizeof key, "n%d", i);
+        batch = begin();
+        put(batch, key, large);
+        commit(&batch, ++tag);
+        OK(eng_drop_below(eng, 0, _i ? tag : tag - 100));
+    }
+    OK(eng_drop_below(eng, 0, tag));
+    audit();
+    reopen(ENG_RECOVER_VERIFY, true);
+    audit();
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("subtree");
@@ -415,6 +465,7 @@ int main(void)
     tcase_add_test(tests, clones_share_and_give_back);
     tcase_add_test(tests, a_tree_outlives_what_it_was_in);
     tcase_add_test(tests, digests_of_what_a_clone_removed_are_forgotten);
+    tcase_add_loop_test(tests, what_falls_does_not_free_what_a_base_had, 0, 2);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

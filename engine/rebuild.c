@@ -23,8 +23,8 @@
  * A root with clones of subtrees keeps its newest version alone: what older ones share through bases cannot be told
  * from the objects. Who holds which base is counted anew, by walking that version and the bases it needs.
  *
- * What waits to be freed lazily (reap.c) is kept where all of it can be read; where not, it counts as part of the
- * versions that see it and is freed with them.
+ * What waited to be freed lazily (reap.c) is part of the versions that see it, and is freed with them by their death
+ * lists.
  *
  * Ways to fail: ENG_NO_MEMORY, ENG_FULL for the new lists, ENG_IO. The files of the checkpoint that was found are only
  * replaced by the new checkpoint: a rebuild that failed, or was killed, can be done again.
@@ -209,32 +209,14 @@ static void walk_from(struct walk *walk, uint32_t id, uint64_t newest)
     walk->count = 0;
 }
 
-/* Pending falls stay if all of them can be read; those of roots with bases are counted anew. */
-static enum eng_status keep_falls(struct walk *walk)
+/* What waited to be freed is met below the versions that see it, or nobody has it. A fall that was kept could name what
+ * the newest version that is left still has: it fell when one was made that is dropped now. */
+static void falls_forget(struct store *store)
 {
-    struct reaper *reaper = &walk->store->reaper;
-    size_t kept = 0;
+    struct reaper *reaper = &store->reaper;
     assert(reaper->due_count == 0); /* a start puts all into waiting */
-    reaper->releases_count = 0;     /* only of such roots */
-    for (size_t i = 0; i < reaper->waiting_count; i++) {
-        size_t before = walk->fresh_count;
-        if (store_has_bases(walk->store, reaper->waiting[i].lineage))
-            continue;
-        walk_from(walk, reaper->waiting[i].id, reaper->waiting[i].born);
-        if (walk->status == ENG_OK) {
-            reaper->waiting[kept++] = reaper->waiting[i];
-        } else if (walk->status == ENG_DAMAGED) {
-            while (walk->fresh_count > before) { /* as if it had not been seen */
-                uint32_t id = walk->fresh[--walk->fresh_count].id;
-                walk->seen[id >> 3] &= (uint8_t) ~(1u << (id & 7));
-            }
-            walk->status = ENG_OK;
-        } else {
-            return walk->status;
-        }
-    }
-    reaper->waiting_count = kept;
-    return ENG_OK;
+    reaper->waiting_count = reaper->releases_count = 0;
+    reaper->look = reaper->holds_go = false;
 }
 
 /* To be held anew. */
@@ -393,11 +375,9 @@ enum eng_status store_rebuilt(struct store *store,
         struct reader *reader = &store->readers.slots[READER_WRITER];
         store_lock_maintenance(store); /* the compactor stands still until the table is right */
         reader_enter(reader);
-        status = keep_falls(&walk);
-        if (status == ENG_OK)
-            bases_unhold(&walk);
-        if (status == ENG_OK)
-            status = walk_versions(&walk, spans, &spans_count);
+        falls_forget(store);
+        bases_unhold(&walk);
+        status = walk_versions(&walk, spans, &spans_count);
         if (status == ENG_OK)
             bases_recount(store);
         if (status == ENG_OK)

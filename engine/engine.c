@@ -6,6 +6,7 @@
  * for the log; the next open replays what the last checkpoint does not hold.
  */
 #include "engine_internal.h"
+#include "failure.h"
 #include "subtree.h"
 
 #include <stdlib.h>
@@ -302,32 +303,29 @@ enum eng_status eng_maintain(struct eng *eng)
 /* Without a checkpoint: what the newest one names keeps its places. */
 static enum eng_status compact_in_place(struct eng *eng, uint32_t live_percent)
 {
-    enum eng_status status = store_shrink(eng->store); /* seals the segments that are being filled */
-    if (status == ENG_OK)
-        status = store_compact(eng->store, live_percent, UINT64_MAX);
-    if (status == ENG_OK)
-        status = store_compact_end(eng->store);
-    if (status == ENG_OK)
+    struct failure failure = {.status = ENG_OK};
+    if (failure_note(&failure, store_shrink(eng->store)) && /* seals the segments that are being filled */
+        failure_note(&failure, store_compact(eng->store, live_percent, UINT64_MAX)) &&
+        failure_note(&failure, store_compact_end(eng->store))) {
         store_compact_parents(eng->store, NULL);
-    if (status == ENG_OK)
-        status = store_shrink(eng->store);
-    return status;
+        failure_note(&failure, store_shrink(eng->store));
+    }
+    return failure_again(&failure);
 }
 
 enum eng_status eng_compact(struct eng *eng, uint32_t live_percent)
 {
+    struct failure failure = {.status = ENG_OK};
     pthread_mutex_lock(&eng->commits);
-    enum eng_status status = store_free_dropped(eng->store);
-    if (status == ENG_OK)
-        status = store_reap(eng->store, UINT64_MAX, NULL);
-    if (status == ENG_OK && eng->log && !store_unchanged(eng->store))
-        status = checkpoint_locked(eng, eng->app_state, eng->app_state_bytes, true);
-    if (status == ENG_OK && store_unchanged(eng->store))
-        status = store_truncate(eng->store, live_percent);
-    else if (status == ENG_OK)
-        status = compact_in_place(eng, live_percent);
+    bool on = failure_note(&failure, store_free_dropped(eng->store)) &&
+              failure_note(&failure, store_reap(eng->store, UINT64_MAX, NULL));
+    if (on && eng->log && !store_unchanged(eng->store))
+        on = failure_note(&failure, checkpoint_locked(eng, eng->app_state, eng->app_state_bytes, true));
+    if (on)
+        failure_note(&failure, store_unchanged(eng->store) ? store_truncate(eng->store, live_percent)
+                                                           : compact_in_place(eng, live_percent));
     pthread_mutex_unlock(&eng->commits);
-    return status;
+    return failure_again(&failure);
 }
 
 void eng_stats(struct eng *eng, struct eng_statistics *statistics)

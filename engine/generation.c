@@ -364,11 +364,8 @@ enum eng_status store_commit(struct store *store, uint64_t tag, uint32_t root, c
         store->slot_arenas += store->arenas[i].taken != 0;
     generation_keep(store);
     /* The version stands whatever comes of the frees that were put off: they stay due, and store_drop reports why. */
-    enum eng_status released = versions_release(store);
-    if (released == ENG_OK)
-        released = store_reap(store, REAP_STEP, NULL);
+    enum eng_status released = store_free_dropped(store);
     (void)released;
-    maintenance_cooled(store);
     return ENG_OK;
 }
 

@@ -18,7 +18,8 @@
  *
  * Ways to fail: a drop that must carry a rest needs a little space (ENG_FULL, ENG_NO_IDS, ENG_NO_MEMORY); a damaged
  * list is found before anything is freed (ENG_DAMAGED). The version then stays marked, and the next drop or commit
- * tries again.
+ * tries again. Everything else that can be freed is: other lineages, what is freed lazily, and after damage the later
+ * versions of the same lineage.
  *
  * Invariants: tags and generations of a lineage ascend strictly; the newest version is never marked; releasable counts
  * the marked versions without pins.
@@ -26,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "failure.h"
 #include "store_internal.h"
 
 enum eng_status versions_init(struct store *store)
@@ -290,30 +292,35 @@ static enum eng_status version_release(struct store *store, struct lineage *line
     return ENG_OK;
 }
 
-/* Index of the first releasable version; false if there is none. */
-static bool lineage_due(struct store *store, struct lineage *line, size_t *index)
+/* Index of the first releasable version from this index on; false if there is none. */
+static bool lineage_due(struct store *store, struct lineage *line, size_t from, size_t *index)
 {
     bool found = false;
     pthread_mutex_lock(&store->versions.lock);
     size_t i = line->releasable ? version_search(line, line->due) : line->count;
+    i = i < from ? from : i;
     for (; i + 1 < line->count && !found; i++) {
         const struct version *version = &line->versions[line->first + i];
         found = version->dropped && version->pins == 0;
         if (found) {
             *index = i;
-            line->due = version->seen.tag;
+            if (from == 0)
+                line->due = version->seen.tag;
         }
     }
     pthread_mutex_unlock(&store->versions.lock);
     return found;
 }
 
-static enum eng_status lineage_release(struct store *store, struct lineage *line)
+/* A version with a damaged list stays, and those behind it are dropped as behind one that is kept. */
+static void lineage_release(struct store *store, struct lineage *line, struct failure *failure)
 {
-    enum eng_status status = ENG_OK;
-    for (size_t i; status == ENG_OK && lineage_due(store, line, &i);)
-        status = version_release(store, line, i);
-    return status;
+    bool on = true;
+    for (size_t i, from = 0; on && lineage_due(store, line, from, &i);) {
+        enum eng_status status = version_release(store, line, i);
+        from = status == ENG_OK ? i : i + 1;
+        on = failure_note(failure, status);
+    }
 }
 
 enum eng_status versions_release(struct store *store)
@@ -324,23 +331,23 @@ enum eng_status versions_release(struct store *store)
     /* acquire: partner of the release in checkpoint_make; the checksums are written */
     if (atomic_load_explicit(&store->checkpoint.checksumming, memory_order_acquire))
         return ENG_OK;
-    enum eng_status status = ENG_OK;
+    struct failure failure = {.status = ENG_OK};
     struct reader *reader = &store->readers.slots[READER_WRITER];
     reader_enter(reader); /* the compactor may move the lists we read */
-    for (uint32_t i = 0; i < ENG_ROOTS_MAX && status == ENG_OK; i++)
+    for (uint32_t i = 0; i < ENG_ROOTS_MAX; i++)
         if (store->versions.lineages[i].count > 1)
-            status = lineage_release(store, &store->versions.lineages[i]);
+            lineage_release(store, &store->versions.lineages[i], &failure);
     reader_leave(reader);
-    return status;
+    return failure_again(&failure);
 }
 
 enum eng_status store_free_dropped(struct store *store)
 {
-    enum eng_status status = versions_release(store);
-    if (status == ENG_OK)
-        status = store_reap(store, REAP_STEP, NULL);
+    struct failure failure = {.status = ENG_OK};
+    failure_note(&failure, versions_release(store));
+    failure_note(&failure, store_reap(store, REAP_STEP, NULL));
     maintenance_cooled(store);
-    return status;
+    return failure_again(&failure);
 }
 
 enum eng_status store_drop(struct store *store, uint32_t lineage, uint64_t tag)

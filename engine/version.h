@@ -57,7 +57,8 @@ void versions_close(struct store *store);
 ENG_MUST_CHECK enum eng_status version_room(struct store *store, uint32_t lineage);
 /* Appends and publishes. */
 void version_append(struct store *store, uint32_t lineage, const struct version *version);
-/* Frees versions that are dropped and unpinned, as far as that is possible now. Between generations. */
+/* Frees versions that are dropped and unpinned, as far as that is possible now. Between generations. What cannot be
+ * freed holds up nothing else: the worst of the failures comes at the end. */
 ENG_MUST_CHECK enum eng_status versions_release(struct store *store);
 
 /* Is a version of this lineage kept whose generation is in [born, died)? By the committing thread. */

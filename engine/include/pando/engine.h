@@ -249,7 +249,7 @@ ENG_MUST_CHECK enum eng_status eng_oldest(struct eng *eng, uint32_t root, uint64
 size_t eng_version_count(struct eng *eng, uint32_t root);
 /* Drops one version or all below a tag (never the newest). An open snapshot of it stays good; space follows later:
  * eng_drop_below may leave it to another thread. What that fails with, the next one returns (ENG_DAMAGED, ENG_FULL,
- * ENG_NO_IDS, ENG_NO_MEMORY), and tries again. */
+ * ENG_NO_IDS, ENG_NO_MEMORY), and tries again. A version that cannot be freed holds up no other one. */
 ENG_MUST_CHECK enum eng_status eng_drop(struct eng *eng, uint32_t root, uint64_t tag);
 ENG_MUST_CHECK enum eng_status eng_drop_below(struct eng *eng, uint32_t root, uint64_t tag);
 
@@ -357,7 +357,8 @@ ENG_MUST_CHECK enum eng_status eng_maintain(struct eng *eng);
 /* Compacts until at least live_percent of the used segments is live, moves what lives at the end of the file to free
  * places before it, and truncates the file. What the newest checkpoint names keeps its place until the next one: if
  * nothing was committed or dropped since then, or the store has a log of its own, the checkpoints that are needed are
- * made here; otherwise make one with eng_checkpoint, and call this again. */
+ * made here; otherwise make one with eng_checkpoint, and call this again. What is damaged stays where it is; the rest
+ * is done, then ENG_DAMAGED returned. */
 ENG_MUST_CHECK enum eng_status eng_compact(struct eng *eng, uint32_t live_percent);
 
 struct eng_statistics {

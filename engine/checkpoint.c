@@ -191,7 +191,7 @@ static enum eng_status checksum_run(struct store *store, const struct checksum_w
                             ? 0
                             : atomic_load_explicit(&store->view.control[object->id], memory_order_acquire);
         if (word && CONTROL_LOCATION(word) == location && object->checksum == 0)
-            object->checksum = object_checksum(object);
+            object->checksum = object_checksum(store->root.secret, object);
         at += object->units;
     }
     segment->checksummed = work->to;

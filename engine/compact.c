@@ -133,13 +133,13 @@ static bool compact_choose(struct store *store, uint32_t live_percent)
 }
 
 /* The object whose control word is word lies at location: is it whole? */
-static bool object_whole(const struct object *object, uint32_t id, uint64_t word)
+static bool object_whole(const struct store *store, const struct object *object, uint32_t id, uint64_t word)
 {
     if (object->id != id || object->units != CONTROL_UNITS(word) || object->type != (uint32_t)CONTROL_TYPE(word))
         return false;
     if (object->checksum == 0)
         return (word & CONTROL_VERIFIED) != 0;
-    return object->checksum == object_checksum(object);
+    return object->checksum == object_checksum(store->root.secret, object);
 }
 
 enum eng_status compact_move(struct store *store, struct arena *arena, uint32_t id, uint64_t from, uint64_t *moved)
@@ -150,7 +150,7 @@ enum eng_status compact_move(struct store *store, struct arena *arena, uint32_t 
         return ENG_OK;
     const struct object *object = (const void *)(store->view.base + from * UNIT_BYTES);
     uint32_t units = CONTROL_UNITS(word);
-    if (!object_whole(object, id, word))
+    if (!object_whole(store, object, id, word))
         return eng_fail(ENG_DAMAGED, "%s: object %u at offset %llu: damaged", disk_file_path(store->segments.file), id,
                         (unsigned long long)(from * UNIT_BYTES));
     if (units > arena->end - arena->position) {
@@ -294,7 +294,7 @@ static void compact_parent(struct store *store, uint32_t id, uint64_t *moved)
     /* relaxed: as in hot.c; what is hot stays where it is locked */
     bool hot = atomic_load_explicit(&segment->hot, memory_order_relaxed);
     if (word != 0 && CONTROL_TYPE(word) == OBJECT_INNER && !hot && object->generation <= closed &&
-        (word & CONTROL_VERIFIED || object_whole(object, id, word)) &&
+        (word & CONTROL_VERIFIED || object_whole(store, object, id, word)) &&
         store->shape.misplaced(store, object, NULL, &said) * 4 > said) {
         enum eng_status status = compact_move(store, &store->compactor.arena, id, CONTROL_LOCATION(word), moved);
         (void)status; /* see store_compact_parents */

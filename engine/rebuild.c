@@ -3,9 +3,10 @@
  *
  * Every object names itself: checksum, generation, id, size, type. So the table can be made anew from the segments, by
  * looking at every multiple of 64 bytes. What is found there with a right checksum is an object as it was when some
- * checkpoint was made. Those of a generation newer than the checkpoint's are not part of it (a checkpoint that came
- * after began and did not end), nor are those of lost generations (lost.h); of several copies of one id the one of the
- * newest generation counts. Copies of the same generation are what the compactor moved, and are the same.
+ * checkpoint was made: nothing within a value is, because checksums depend on the store's secret (rootslot.c). Those of
+ * a generation newer than the checkpoint's are not part of it (a checkpoint that came after began and did not end), nor
+ * are those of lost generations (lost.h); of several copies of one id the one of the newest generation counts. Copies
+ * of the same generation are what the compactor moved, and are the same.
  *
  * Whether an object was live cannot be seen from it. So the versions decide:
  *
@@ -61,6 +62,11 @@ static bool plausible(const struct store *store, const struct object *object, ui
            object->generation <= newest && (size_t)object->units * UNIT_BYTES >= sizeof *object;
 }
 
+static bool object_right(const struct store *store, const struct object *object)
+{
+    return object->checksum == object_checksum(store->root.secret, object);
+}
+
 /* An object was found: does it take the place of another copy? */
 static void table_put(struct store *store, const struct object *object, uint64_t location)
 {
@@ -83,7 +89,7 @@ static void scan_segment(struct store *store, uint32_t n)
     uint64_t base = (uint64_t)n << store->segments.shift;
     for (uint32_t at = segment_start(n); at < store->segments.units;) {
         const struct object *object = (const void *)(store->view.base + (base + at) * UNIT_BYTES);
-        if (plausible(store, object, store->segments.units - at) && object->checksum == object_checksum(object)) {
+        if (plausible(store, object, store->segments.units - at) && object_right(store, object)) {
             if (!lost_has(&store->lost, object->generation))
                 table_put(store, object, base + at);
             at += object->units;

@@ -17,6 +17,7 @@
  * Ways to fail: ENG_FOREIGN (another store's id), ENG_VERSION, ENG_DAMAGED with file and offset, ENG_FULL, ENG_IO. A
  * failed start changes nothing, except that a committed journal may have been rolled forward.
  */
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,6 +88,7 @@ enum eng_status state_create(const struct store_options *options)
     slot.inline_bytes = options->inline_bytes;
     slot.catalog_checksum = XXH3_64bits(nothing, 0);
     memcpy(slot.store_id, options->store_id, ENG_STORE_ID_BYTES);
+    randombytes_buf(slot.secret, sizeof slot.secret);
     if (slot.segment_bytes < ENG_SEGMENT_BYTES_MIN || slot.segment_bytes > ENG_SEGMENT_BYTES_MAX ||
         (slot.segment_bytes & (slot.segment_bytes - 1)))
         return eng_fail(ENG_INVALID, "%s: segments of %u bytes: not a power of two from %u to %u", options->dir,
@@ -173,7 +175,7 @@ static enum eng_status root_load(struct store *store, const uint8_t store_id[ENG
     if (status)
         return status;
     status = journal_read(store->journal, &journal);
-    if (status == ENG_OK && memcmp(journal.slot.store_id, store_id, ENG_STORE_ID_BYTES) != 0) {
+    if (status == ENG_OK && !rootslot_kin(&journal.slot, &store->root)) {
         status = eng_fail(ENG_FOREIGN, "%s: belongs to another store", disk_file_path(store->journal));
     } else if (status == ENG_OK && journal.slot.sequence > store->root.sequence) {
         status = journal_write(store->journal, &journal.slot, &journal.image);
@@ -330,8 +332,7 @@ static enum eng_status root_choose(struct store *store, const struct store_optio
         char why[400];
         snprintf(why, sizeof why, "%s", eng_error());
         if (rootslot_read_at(store->slots, i, &older) != ENG_OK || older.checkpoint >= store->root.checkpoint ||
-            memcmp(older.store_id, store->root.store_id, ENG_STORE_ID_BYTES) != 0 ||
-            catalog_read(store, &older, &bytes) != ENG_OK) {
+            !rootslot_kin(&older, &store->root) || catalog_read(store, &older, &bytes) != ENG_OK) {
             status = eng_fail(ENG_DAMAGED, "%s", why); /* the newest catalog's */
             continue;
         }

@@ -9,10 +9,14 @@
  *          24   store id           56  u64 sequence          64  u64 checkpoint     72  u64 start
  *          80   u32 segment bytes  84  u32 leaf bytes        88  u32 inline bytes   92  u32 segments in the file
  *          96   u64 next id       104  u64 catalog bytes    112  u64 catalog checksum   120  u64 newest generation
+ *         128   u32 kind          136  secret of the checksums of objects, 192 bytes
  *         512   app_state, 4,096 bytes
  *
  * A checkpoint writes one (checkpoint and sequence each one more), and so does every open (sequence and start one
  * more, everything else as it was), which makes generations, whose high part is start, unique for all time.
+ *
+ * The secret is random, made when the store is, and the same in every slot. Checksums of objects depend on it, so that
+ * nobody who only writes values, and knows the store id, can write one that holds what a rebuild takes for an object.
  *
  * Ways to fail: neither slot is valid (ENG_DAMAGED), written by a newer version (ENG_VERSION), I/O.
  */
@@ -30,6 +34,12 @@ void rootslot_seal(struct rootslot *slot)
 {
     memcpy(slot->magic, "PANDOSLT", 8);
     slot->checksum = slot_checksum(slot);
+}
+
+bool rootslot_kin(const struct rootslot *slot, const struct rootslot *other)
+{
+    return memcmp(slot->store_id, other->store_id, sizeof slot->store_id) == 0 &&
+           memcmp(slot->secret, other->secret, sizeof slot->secret) == 0;
 }
 
 enum eng_status rootslot_read_at(struct disk_file *file, unsigned index, struct rootslot *slot)

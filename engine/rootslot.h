@@ -3,9 +3,10 @@
 #define ENGINE_ROOTSLOT_H
 
 #include "control.h"
+#include "segment.h"
 #include "store.h"
 
-#define STATE_VERSION 4u
+#define STATE_VERSION 5u
 #define SLOT_STRIDE_BYTES 8192u
 
 struct rootslot {
@@ -22,10 +23,13 @@ struct rootslot {
     uint64_t catalog_bytes, catalog_checksum;
     uint64_t generation; /* the newest one whose objects the checkpoint may have; 0: not told */
     uint32_t kind;       /* what app_state begins with, enum store_kind; 0: not told */
-    uint8_t unused[512 - 132];
+    uint32_t zero;
+    uint8_t secret[OBJECT_SECRET_BYTES]; /* of the checksums of objects: random, made with the store, never told */
+    uint8_t unused[512 - 328];
     uint8_t app_state[ENG_APP_STATE_BYTES_MAX];
 };
 _Static_assert(sizeof(struct rootslot) == 4608, "on disk, nine sectors");
+_Static_assert(offsetof(struct rootslot, secret) == 136, "on disk");
 _Static_assert(offsetof(struct rootslot, app_state) == 512, "on disk");
 
 /* Reads the newest valid slot. ENG_DAMAGED: none is valid; ENG_VERSION. */
@@ -33,6 +37,8 @@ ENG_MUST_CHECK enum eng_status rootslot_read(struct disk_file *file, struct root
 /* Computes the checksum and writes it where its sequence belongs; does not sync. */
 ENG_MUST_CHECK enum eng_status rootslot_write(struct disk_file *file, struct rootslot *slot);
 void rootslot_seal(struct rootslot *slot);
+/* Of one store: the same id, and the same secret. */
+bool rootslot_kin(const struct rootslot *slot, const struct rootslot *other);
 /* ENG_NOT_FOUND: no valid slot at index 0 or 1. */
 ENG_MUST_CHECK enum eng_status rootslot_read_at(struct disk_file *file, unsigned index, struct rootslot *slot);
 

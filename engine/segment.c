@@ -49,10 +49,10 @@ struct segment_header {
 };
 _Static_assert(sizeof(struct segment_header) == 56, "on disk");
 
-uint64_t object_checksum(const struct object *object)
+uint64_t object_checksum(const uint8_t secret[OBJECT_SECRET_BYTES], const struct object *object)
 {
-    uint64_t sum =
-        XXH3_64bits((const uint8_t *)object + sizeof object->checksum, object->units * (size_t)UNIT_BYTES - 8);
+    uint64_t sum = XXH3_64bits_withSecret((const uint8_t *)object + sizeof object->checksum,
+                                          object->units * (size_t)UNIT_BYTES - 8, secret, OBJECT_SECRET_BYTES);
     return sum ? sum : 1;
 }
 

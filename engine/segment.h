@@ -8,6 +8,7 @@
 #include "store.h"
 
 #define UNIT_BYTES 64u
+#define OBJECT_SECRET_BYTES 192u
 #define SEGMENT_HEADER_BYTES 4096u /* at the start of the file; so location 0 is never an object */
 
 /* FREE -> OPEN -> SEALED -> EMPTY -> FREE, no other way. */
@@ -109,7 +110,7 @@ void segment_header_encode(uint8_t page[SEGMENT_HEADER_BYTES], const uint8_t sto
 ENG_MUST_CHECK enum eng_status segment_header_check(const uint8_t page[SEGMENT_HEADER_BYTES], const char *path,
                                                     const uint8_t store_id[ENG_STORE_ID_BYTES], uint32_t segment_bytes);
 
-/* XXH3 of everything behind the checksum field, never 0. */
-uint64_t object_checksum(const struct object *object);
+/* XXH3, with the store's secret (rootslot.h), of everything behind the checksum field, never 0. */
+uint64_t object_checksum(const uint8_t secret[OBJECT_SECRET_BYTES], const struct object *object);
 
 #endif

@@ -202,7 +202,8 @@ struct object *store_object_check(struct store *store, uint32_t id, uint64_t wor
     uint64_t location = CONTROL_LOCATION(word);
     struct object *object = (struct object *)(void *)(store->view.base + location * UNIT_BYTES);
     bool whole = object->id == id && object->units == CONTROL_UNITS(word) &&
-                 object->type == (uint32_t)CONTROL_TYPE(word) && object->checksum == object_checksum(object);
+                 object->type == (uint32_t)CONTROL_TYPE(word) &&
+                 object->checksum == object_checksum(store->root.secret, object);
     if (!whole) {
         (void)eng_fail(ENG_DAMAGED, "%s: object %u at offset %llu: %s", file, id,
                        (unsigned long long)(location * UNIT_BYTES),

@@ -46,7 +46,7 @@ enum object_type {
 
 /* The first 24 bytes of every object. */
 struct object {
-    uint64_t checksum; /* XXH3 of everything behind this field, units*64-8 bytes; written at the checkpoint, 0 before */
+    uint64_t checksum;   /* object_checksum: of the units*64-8 bytes behind; written at the checkpoint, 0 before */
     uint64_t generation; /* the one that made it */
     uint32_t id;
     uint32_t units : 24; /* size in 64-byte units */

@@ -76,7 +76,7 @@ static enum eng_status check_root(struct check *check)
         return ENG_OK;
     if (status)
         return status;
-    if (memcmp(check->journal.slot.store_id, check->root.store_id, ENG_STORE_ID_BYTES) != 0) {
+    if (!rootslot_kin(&check->journal.slot, &check->root)) {
         fault(check, "%s: belongs to another store", disk_file_path(check->journal_file));
     } else if (check->journal.slot.sequence > check->root.sequence) {
         check->rolled = true;
@@ -225,7 +225,7 @@ static enum eng_status check_objects(struct check *check)
             fault(check, "%s: object %llu at offset %llu: its header names another object",
                   disk_file_path(check->segments), (unsigned long long)id,
                   (unsigned long long)(CONTROL_LOCATION(word) * UNIT_BYTES));
-        else if (object->checksum != object_checksum(object))
+        else if (object->checksum != object_checksum(check->root.secret, object))
             fault(check, "%s: object %llu at offset %llu: checksum does not match", disk_file_path(check->segments),
                   (unsigned long long)id, (unsigned long long)(CONTROL_LOCATION(word) * UNIT_BYTES));
     }

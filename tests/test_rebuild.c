@@ -1,5 +1,6 @@
 /* Rebuilds: what they must not keep, and what they must not believe. */
 #include <check.h>
+#include <xxhash.h>
 
 #include "recovery_fixture.h"
 
@@ -74,6 +75,120 @@ START_TEST(a_fall_of_a_lost_version_frees_nothing)
 }
 END_TEST
 
+static void put_one(struct eng *eng, uint64_t tag, const uint8_t *bytes, size_t size)
+{
+    struct eng_batch *batch;
+    NEED_OK(eng_batch_open(eng, 0, NULL, &batch));
+    NEED_OK(eng_batch_put(batch, (uint8_t *)"z", 1, (struct eng_value){ENG_BYTES, bytes, size}));
+    fixture_publish(&batch, tag);
+    NEED_OK(eng_drop_below(eng, 0, tag));
+}
+
+/* A value of bytes that would be objects of every id, newer than all there are: what somebody can write who knows the
+ * code and guesses how often the store was opened. It is written and overwritten between two checkpoints. */
+START_TEST(objects_within_a_value_are_none)
+{
+    enum { IDS = 200 };
+    struct eng_options options = fixture_options(disk, ENG_DURABLE_NONE);
+    struct eng *eng;
+    static uint8_t value[(IDS + 1) * 64];
+    options.segment_bytes = 64u << 10;
+    NEED_OK(eng_open(&options, &eng));
+    fixture_commit(eng, 0, 1, 97);
+    fixture_commit(eng, 1, 1, 97);
+    NEED_OK(eng_checkpoint(eng, NULL, 0, true));
+    eng_close(&eng);
+    NEED_OK(eng_open(&options, &eng));
+    for (uint32_t id = 1; id <= IDS; id++) {
+        struct {
+            struct object object;
+            uint8_t rest[64 - sizeof(struct object)];
+        } forged = {.object = {.generation = (2ull << GENERATION_START_SHIFT) + 1, .id = id, .units = 1, .type = 3}};
+        forged.object.checksum = XXH3_64bits((uint8_t *)&forged + 8, sizeof forged - 8);
+        memcpy(value + 64 * id - 32, &forged, sizeof forged); /* behind the value's header of 32 bytes */
+    }
+    put_one(eng, 2, value, sizeof value);
+    put_one(eng, 3, value, 1);
+    NEED_OK(eng_checkpoint(eng, NULL, 0, true));
+    ck_assert_uint_gt(eng->store->control.next, 40);
+    struct fixture before, after;
+    fixture_note(eng, &before);
+    eng_close(&eng);
+    ck_assert_int_eq(rebuild(&eng), ENG_OK);
+    fixture_note(eng, &after);
+    ck_assert_mem_eq(&after, &before, sizeof after);
+    ck_assert(fixture_audit(eng));
+    eng_close(&eng);
+}
+END_TEST
+
+static struct rootslot slot_at(struct disk *on, unsigned index)
+{
+    struct disk_file *file;
+    struct rootslot slot;
+    NEED_OK(disk_open(on, "state/slots", DISK_READ, &file));
+    NEED_OK(rootslot_read_at(file, index, &slot));
+    disk_file_close(&file);
+    return slot;
+}
+
+/* Each store has a secret of its own, in both slots, and needs but one of them. */
+START_TEST(both_slots_have_the_secret)
+{
+    struct disk *other, *image;
+    struct eng_options options = fixture_options(disk, ENG_DURABLE_NONE);
+    struct eng *eng = fixture_open_new(disk, ENG_DURABLE_NONE);
+    NEED_OK(eng_checkpoint(eng, NULL, 0, true));
+    struct fixture before, after;
+    fixture_note(eng, &before);
+    eng_close(&eng);
+    NEED_OK(disk_sim_open(0, &other));
+    eng = fixture_open_new(other, ENG_DURABLE_NONE);
+    eng_close(&eng);
+    struct rootslot first = slot_at(disk, 0), second = slot_at(disk, 1), others = slot_at(other, 0);
+    ck_assert(rootslot_kin(&first, &second));
+    ck_assert_mem_eq(others.store_id, first.store_id, sizeof first.store_id);
+    ck_assert(!rootslot_kin(&first, &others));
+    ck_assert_mem_ne(others.secret, first.secret, sizeof first.secret);
+    for (unsigned i = 0; i < 2; i++) {
+        image = copy_of(disk);
+        NEED_OK(disk_sim_flip(image, "state/slots", (i * SLOT_STRIDE_BYTES + offsetof(struct rootslot, secret)) * 8));
+        options.disk = image;
+        NEED_OK(eng_check(&options, true, fixture_line, NULL));
+        options.recovery = ENG_RECOVER_VERIFY;
+        NEED_OK(eng_open(&options, &eng));
+        options.recovery = ENG_RECOVER_AUTO;
+        fixture_note(eng, &after);
+        ck_assert_mem_eq(&after, &before, sizeof after);
+        eng_close(&eng);
+        disk_close(&image);
+    }
+    disk_close(&other);
+}
+END_TEST
+
+/* A store of the format before, without a secret. */
+START_TEST(older_stores_are_refused)
+{
+    struct eng_options options = fixture_options(disk, ENG_DURABLE_NONE);
+    struct eng *eng = fixture_open_new(disk, ENG_DURABLE_NONE);
+    struct disk_file *file;
+    eng_close(&eng);
+    NEED_OK(disk_open(disk, "state/slots", DISK_WRITE, &file));
+    for (unsigned i = 0; i < 2; i++) {
+        struct rootslot slot;
+        NEED_OK(rootslot_read_at(file, i, &slot));
+        slot.version = 4;
+        memset(slot.secret, 0, sizeof slot.secret);
+        NEED_OK(rootslot_write(file, &slot));
+    }
+    disk_file_close(&file);
+    ck_assert_int_eq(eng_open(&options, &eng), ENG_VERSION);
+    ck_assert_ptr_nonnull(strstr(eng_error(), "state/slots: root slot at offset 0: format 4"));
+    ck_assert_int_eq(rebuild(&eng), ENG_VERSION);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("rebuild");
@@ -81,6 +196,9 @@ int main(void)
     tcase_set_timeout(damage, 300);
     tcase_add_checked_fixture(damage, setup, teardown);
     tcase_add_test(damage, a_fall_of_a_lost_version_frees_nothing);
+    tcase_add_test(damage, objects_within_a_value_are_none);
+    tcase_add_test(damage, both_slots_have_the_secret);
+    tcase_add_test(damage, older_stores_are_refused);
     suite_add_tcase(suite, damage);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

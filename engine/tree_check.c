@@ -1,10 +1,10 @@
 /*
  * A whole tree checked from the entries up (tree.h): every byte that a reader would rely on.
  *
- * For each leaf: bounds, order, hashes, bits, value digests, cached digests, weight; that it is light, and that the
- * aligned range above it is not. For each inner node: prefix, order and alignment of branches, that it is heavy,
- * counts, sums, weight, digest. Nothing is repaired. A fault is one line naming the object; the walk goes on where it
- * can.
+ * For each leaf: bounds, order, hashes, bits, value digests, cached digests, weight; that values lie within it or
+ * outside by their size; that it is light, and that the aligned range above it is not. For each inner node: prefix,
+ * order and alignment of branches, that it is heavy, counts, sums, weight, digest. Nothing is repaired. A fault is one
+ * line naming the object; the walk goes on where it can.
  */
 #include "tree.h"
 
@@ -94,6 +94,25 @@ static bool check_tree(struct checker *c, uint32_t id, unsigned index, const str
     return good;
 }
 
+_Static_assert(ENG_INLINE_BYTES_MIN >= DIGEST_VALUE_INLINE_MAX, "no value without a digest lies outside");
+
+/* Is it kept where the merge would put it (pending_operations)? */
+static bool check_value_place(struct checker *c, uint32_t id, unsigned index, const struct leaf_entry *e,
+                              const struct eng_value *value, bool digest)
+{
+    bool fits = value->tag == ENG_AMOUNT || value->size <= c->inline_bytes, outside = FORM_OUTSIDE(e->form);
+    if (fits == outside) {
+        fault(c, id, "entry %u: a value of %zu bytes is kept %s the leaf: up to %u bytes lie within", index,
+              value->size, outside ? "outside" : "in", c->inline_bytes);
+        return false;
+    }
+    if (digest && value->size <= DIGEST_VALUE_INLINE_MAX) {
+        fault(c, id, "entry %u: a digest beside a value of %zu bytes", index, value->size);
+        return false;
+    }
+    return true;
+}
+
 /* Does the value's stored digest, and the object outside, say what they should? */
 static bool check_value(struct checker *c, uint32_t id, unsigned index, const struct leaf_entry *e)
 {
@@ -112,13 +131,15 @@ static bool check_value(struct checker *c, uint32_t id, unsigned index, const st
         fault(c, id, "entry %u: %s", index, eng_error());
         return false;
     }
-    if (!digest)
-        return true;
-    uint8_t want[32];
     if (FORM_OUTSIDE(e->form) && value.size != read32(e->stored + 4)) {
         fault(c, id, "entry %u: its value has another size", index);
         return false;
     }
+    if (!check_value_place(c, id, index, e, &value, digest != NULL))
+        return false;
+    if (!digest)
+        return true;
+    uint8_t want[32];
     digest_value(value.bytes, value.size, want);
     if (memcmp(want, digest, 32) != 0) {
         fault(c, id, "entry %u: the value does not match its digest", index);

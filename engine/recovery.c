@@ -10,7 +10,7 @@
  *   header of segments, header of control: do they belong to this store and this checkpoint?
  *   control pages into the table, which gives live units of the segments and the free ids
  *   catalog of versions
- *   a new root slot with the start number one higher, synced, so that no generation is ever used twice
+ *   both root slots with the start number one higher, each synced, so that no generation is ever used twice
  * Segments with something live in them are sealed and belong to this checkpoint; all others are free. Objects keep
  * VERIFIED clear and are compared with their checksums when they are first looked at.
  *
@@ -346,10 +346,10 @@ static enum eng_status root_choose(struct store *store, const struct store_optio
     return status;
 }
 
-/* A start number nobody used before. What was made after the checkpoint until now is lost. */
+/* A start number nobody used before, in both slots: the one that is left if the other is lost must know of it. What was
+ * made after the checkpoint until now is lost. */
 static enum eng_status start_new(struct store *store)
 {
-    store->root.sequence++;
     store->root.start++;
     assert(store->root.start < 1ull << (64 - GENERATION_START_SHIFT));
     enum eng_status status =
@@ -357,9 +357,12 @@ static enum eng_status start_new(struct store *store)
     if (status)
         return eng_fail(status, "%s: lost generations: %s", disk_file_path(store->slots),
                         status == ENG_DAMAGED ? "the newest checkpoint is of one" : "out of memory");
-    status = rootslot_write(store->slots, &store->root);
-    if (status == ENG_OK)
-        status = disk_sync(store->slots);
+    for (unsigned i = 0; i < 2 && status == ENG_OK; i++) {
+        store->root.sequence++; /* the older slot, and when that is on the disk the newer one */
+        status = rootslot_write(store->slots, &store->root);
+        if (status == ENG_OK)
+            status = disk_sync(store->slots);
+    }
     return status;
 }
 

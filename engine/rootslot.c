@@ -12,8 +12,9 @@
  *         128   u32 kind          136  secret of the checksums of objects, 192 bytes
  *         512   app_state, 4,096 bytes
  *
- * A checkpoint writes one (checkpoint and sequence each one more), and so does every open (sequence and start one
- * more, everything else as it was), which makes generations, whose high part is start, unique for all time.
+ * A checkpoint writes one (checkpoint and sequence each one more). Every open writes both, one after the other (start
+ * one more, everything else as it was), so that generations, whose high part is start, are unique for all time, even if
+ * one of the slots is lost.
  *
  * The secret is random, made when the store is, and the same in every slot. Checksums of objects depend on it, so that
  * nobody who only writes values, and knows the store id, can write one that holds what a rebuild takes for an object.

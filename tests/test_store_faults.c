@@ -98,12 +98,12 @@ START_TEST(damaged_files)
         ck_assert_ptr_nonnull(strstr(first_line, cases[i].path));
         MODEL_OK(disk_sim_flip(disk, cases[i].path, cases[i].byte * 8));
     }
-    MODEL_OK(store_open(&options, &store)); /* writes one slot, the other is of the same checkpoint */
+    MODEL_OK(store_open(&options, &store)); /* writes both slots */
     uint64_t sequence = store->root.sequence;
     store_close(&store);
     MODEL_OK(disk_sim_flip(disk, "state/slots", ((sequence & 1) * 8192 + 700) * 8));
     MODEL_OK(store_open(&options, &store));
-    ck_assert_uint_eq(store->root.sequence, sequence);
+    ck_assert_uint_eq(store->root.sequence, sequence + 1); /* two more than the slot that was left */
     ck_assert(readable(ids[7], 1000, 7));
     store_close(&store);
     for (uint64_t slot = 0; slot < 2; slot++)
@@ -131,6 +131,26 @@ START_TEST(older_slot_is_refused)
     uint64_t state;
     ck_assert_uint_eq(store_app_state(store, &state, sizeof state), 8);
     ck_assert_uint_eq(state, 2);
+}
+END_TEST
+
+/* Generations that a start gave out are not given out again, whichever of the slots is lost. */
+START_TEST(no_start_twice)
+{
+    uint32_t ids[8];
+    populate(ids);
+    for (unsigned lost = 0; lost < 2; lost++) {
+        MODEL_OK(store_open(&options, &store));
+        uint64_t before = begin(0);
+        commit(100 + lost, alloc(1000, 100));
+        store_close(&store); /* no checkpoint */
+        MODEL_OK(disk_sim_flip(disk, "state/slots", (lost * 8192 + 700) * 8));
+        MODEL_OK(store_open(&options, &store));
+        ck_assert_uint_gt(begin(0), before);
+        store_abort(store);
+        ck_assert(readable(ids[7], 1000, 7));
+        store_close(&store);
+    }
 }
 END_TEST
 
@@ -345,6 +365,7 @@ int main(void)
     tcase_add_test(faults, damaged_list);
     tcase_add_test(faults, damaged_files);
     tcase_add_test(faults, older_slot_is_refused);
+    tcase_add_test(faults, no_start_twice);
     tcase_add_test(faults, torn_journal_header);
     tcase_add_test(faults, compact_over_damaged_dead);
     tcase_add_test(faults, full_disk);

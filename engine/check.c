@@ -2,9 +2,9 @@
  * Checking a whole store: offline (eng_check), and while it is opened (ENG_RECOVER_VERIFY, ENG_RECOVER_REBUILD).
  *
  * eng_check: the store's files first (store_check: slots, journal, control table, catalog; deep: every object), the
- * store's own log if it has one (log_check), and, if the state can be opened, the tree of every kept version of every
- * root from the entries up (check_versions). Nodes that versions share are looked at once. Every fault is reported, not
- * only the first.
+ * store's own log if it has one (log_check; the newest checkpoint says how far it had come), and, if the state can be
+ * opened, the tree of every kept version of every root from the entries up (check_versions). Nodes that versions share
+ * are looked at once. Every fault is reported, not only the first.
  *
  * VERIFY is the same before the store is used. REBUILD looks at the versions in what was found in the segments; those
  * that are not whole are dropped (rebuild.c).
@@ -208,6 +208,25 @@ static enum eng_status check_trees(const struct eng_options *options, struct dis
     return status;
 }
 
+/* The store's own log, if the options or the newest checkpoint say that it has one. A checkpoint of such a store says
+ * how far the log had come. */
+static enum eng_status check_log(const struct eng_options *options, struct disk *disk, struct faults *faults)
+{
+    struct store_facts facts = {.kind = STORE_ANY};
+    uint64_t reached = 0;
+    enum eng_status status = store_facts(disk, "state", &facts);
+    if (status == ENG_DAMAGED || status == ENG_FOREIGN || status == ENG_VERSION) /* reported; look at what is there */
+        memcpy(facts.store_id, options->store_id, sizeof facts.store_id);
+    else if (status != ENG_OK)
+        return status;
+    if (options->durability < ENG_DURABLE_MSYNC_SYNC && facts.kind != STORE_LOGGED)
+        return ENG_OK;
+    bool made = facts.kind == STORE_LOGGED && facts.app_bytes >= sizeof reached;
+    if (made)
+        memcpy(&reached, facts.app_state, sizeof reached);
+    return log_check(disk, "log", facts.store_id, made, reached, fault_line, faults);
+}
+
 enum eng_status eng_check(const struct eng_options *options, bool deep, void (*report)(void *context, const char *line),
                           void *context)
 {
@@ -225,8 +244,8 @@ enum eng_status eng_check(const struct eng_options *options, bool deep, void (*r
         status = store_check(disk, "state", deep, fault_line, &faults);
     if (status == ENG_DAMAGED)
         status = ENG_OK; /* it is in faults; go on */
-    if (status == ENG_OK && options->durability >= ENG_DURABLE_MSYNC_SYNC && disk_exists(disk, "log"))
-        status = log_check(disk, "log", options->store_id, fault_line, &faults);
+    if (status == ENG_OK)
+        status = check_log(options, disk, &faults);
     if (status == ENG_OK && deep)
         status = check_trees(options, disk, &faults);
     if (!options->disk && disk)

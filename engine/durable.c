@@ -16,7 +16,9 @@
  *
  * A checkpoint's app_state begins with the u64 offset behind the last record merged at the capture; an open replays the
  * records behind it. The checkpoint is taken by the committing thread between commits, so the offset and the versions
- * belong together. Before each checkpoint the log is given up to where the one before it begins.
+ * belong together. Before each checkpoint the log is given up to where the one before it begins. The first open of a
+ * store makes the log and then a checkpoint; so a state whose app_state has no offset may have no log yet, and one that
+ * has it lost its log if there is none: ENG_DAMAGED.
  */
 #include "engine_internal.h"
 #include "subtree.h"
@@ -460,7 +462,8 @@ enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options,
     eng->checkpoint_log_bytes =
         options->checkpoint_log_bytes ? options->checkpoint_log_bytes : CHECKPOINT_LOG_BYTES_DEFAULT;
     uint64_t offset = 0;
-    if (store_app_state(eng->store, &offset, sizeof offset) < sizeof offset)
+    log.made = store_app_state(eng->store, &offset, sizeof offset) >= sizeof offset;
+    if (!log.made)
         offset = 0;
     struct replay replay = {.eng = eng, .rebuilt = lost != NULL, .options = options};
     enum eng_status status = replay_begin(&replay, &log, lost, &offset);
@@ -468,7 +471,11 @@ enum eng_status eng_log_open(struct eng *eng, const struct eng_options *options,
         eng->app_state_bytes = eng_app_state(eng, eng->app_state, sizeof eng->app_state);
     /* The base of this start, and of the next until a checkpoint is durable: what is replayed is in memory only. */
     eng->checkpoint_log_offset = eng->checkpoint_durable_offset = offset;
-    return status == ENG_OK ? replay_log(&replay, offset) : status;
+    if (status == ENG_OK)
+        status = replay_log(&replay, offset);
+    if (status == ENG_OK && !log.made) /* that there is a log now is noted before the first commit */
+        status = checkpoint_locked(eng, eng->app_state, eng->app_state_bytes, true);
+    return status == ENG_GONE ? ENG_DAMAGED : status; /* what the checkpoint begins behind is missing */
 }
 
 enum eng_status eng_full_checkpoint(struct eng *eng, uint64_t end)

@@ -11,6 +11,10 @@
  * cut off and made stable, the ring set to begin at the end, the threads started. What was read counts as durable from
  * then on, which is why log_scan_cut syncs it: after a kill it may be in the page cache only.
  *
+ * A log without files is new only if nobody says it was made before; a store whose log was removed must not begin an
+ * empty one. Who keeps a log says so (options.made, scan_from), after the first open that made it; killed before that
+ * was noted down, the next one makes it again or finds it empty.
+ *
  * Ways to fail: before a place is taken, anything (ENG_BUSY, ENG_FULL, ENG_TOO_LARGE, ENG_CLOSED, ENG_IO) and nothing
  * has happened; after it, nothing. A failed write or sync stops the log for good, and every later call that would need
  * the disk returns ENG_IO with the line of the failure. Reading what was durable still works then.
@@ -82,6 +86,15 @@ static void log_free(struct log *log)
     free(log);
 }
 
+static enum eng_status gone(const struct log_files *files, uint64_t offset, uint64_t begin)
+{
+    char path[LOG_PATH_BYTES_MAX];
+    uint64_t at;
+    log_files_name(files, offset, path, &at);
+    return eng_fail(ENG_GONE, "%s: byte %llu (log offset %llu) is gone: the first record kept is at log offset %llu",
+                    path, (unsigned long long)at, (unsigned long long)offset, (unsigned long long)begin);
+}
+
 /* Where reading begins, and the first record kept. */
 static enum eng_status find_start(struct log *log, uint64_t scan_from, uint64_t *from)
 {
@@ -93,8 +106,7 @@ static enum eng_status find_start(struct log *log, uint64_t scan_from, uint64_t 
     if (begin == limit)
         return log_files_damaged(files, log_files_begin(files), "no valid record in all that is kept");
     if (scan_from > 0 && scan_from < begin)
-        return eng_fail(ENG_GONE, "%s: log offset %llu: the first one kept is %llu", files->dir,
-                        (unsigned long long)scan_from, (unsigned long long)begin);
+        return gone(files, scan_from, begin);
     if (scan_from % LOG_ALIGN != 0)
         return eng_fail(ENG_INVALID, "%s: log offset %llu: not the start of a record", files->dir,
                         (unsigned long long)scan_from);
@@ -150,7 +162,8 @@ enum eng_status log_open(const struct log_options *options, uint64_t scan_from, 
     self->consumer = options->consumer;
     self->unsynced = options->unsynced;
     init_locks(self);
-    status = log_files_open(&self->files, options->disk, options->dir, options->store_id, file_bytes);
+    status = log_files_open(&self->files, options->disk, options->dir, options->store_id, file_bytes,
+                            options->made || scan_from > 0);
     if (status == ENG_OK)
         status = recover(self, scan_from, ring_bytes);
     if (status != ENG_OK) {
@@ -437,8 +450,7 @@ enum eng_status log_read_at(struct log *log, uint64_t offset, uint8_t **buffer, 
     if (offset >= durable)
         return eng_fail(ENG_NOT_FOUND, "%s: log offset %llu: the end", log->files.dir, (unsigned long long)offset);
     if (offset < log_begin(log))
-        return eng_fail(ENG_GONE, "%s: log offset %llu: the first one kept is %llu", log->files.dir,
-                        (unsigned long long)offset, (unsigned long long)log_begin(log));
+        return gone(&log->files, offset, log_begin(log));
     struct log_record_header header;
     uint64_t got = durable - offset < READ_AHEAD_BYTES ? durable - offset : READ_AHEAD_BYTES;
     enum eng_status status = grow(log, buffer, capacity, READ_AHEAD_BYTES);

@@ -11,9 +11,10 @@
  * Handles are opened when first used and their headers checked then; at most LOG_FILES_OPEN_MAX idle ones are kept,
  * so a block store of any size needs few descriptors. A handle in use is pinned; removing a file waits for its pins.
  *
- * Ways to fail: a wrong header, a short file or a gap in the numbers is ENG_DAMAGED; another store's file is
- * ENG_FOREIGN; ENG_FULL comes only from log_files_prepare and leaves nothing behind. Any other failure of
- * log_files_prepare, and every failure to write or sync, is one the log does not go on from.
+ * Ways to fail: a wrong header, a short file, a gap in the numbers, or no file where there was one before is
+ * ENG_DAMAGED; another store's file is ENG_FOREIGN; ENG_FULL comes only from log_files_prepare and leaves nothing
+ * behind. Any other failure of log_files_prepare, and every failure to write or sync, is one the log does not go on
+ * from.
  *
  * Removal is in an order (oldest first for trimming, newest first for cutting) and each is made stable before the next,
  * so that a crash can leave no gap. If one fails, none follows: that file may still be there.
@@ -52,6 +53,15 @@ enum eng_status log_files_damaged(const struct log_files *files, uint64_t offset
     log_files_name(files, offset, path, &at);
     return eng_fail(ENG_DAMAGED, "%s: record at byte %llu (log offset %llu): %s", path, (unsigned long long)at,
                     (unsigned long long)offset, why);
+}
+
+enum eng_status log_files_missing(const struct log_files *files, uint64_t offset)
+{
+    char path[LOG_PATH_BYTES_MAX];
+    uint64_t at;
+    log_files_name(files, offset, path, &at);
+    return eng_fail(ENG_DAMAGED, "%s: missing: the log has been at offset %llu, which is in it", path,
+                    (unsigned long long)offset);
 }
 
 /* --- headers ------------------------------------------------------------------------------------------------- */
@@ -255,8 +265,16 @@ static enum eng_status check_ends(struct log_files *files)
     return status;
 }
 
+/* The names in the directory, in order. */
+static enum eng_status list_files(struct log_files *files)
+{
+    struct listing listing = {files, ENG_OK};
+    enum eng_status status = disk_list(files->disk, files->dir, list_one, &listing);
+    return status == ENG_OK ? listing.status : status;
+}
+
 enum eng_status log_files_open(struct log_files *files, struct disk *disk, const char *dir, const uint8_t *store_id,
-                               uint64_t file_bytes)
+                               uint64_t file_bytes, bool made)
 {
     memset(files, 0, sizeof *files);
     if (strlen(dir) + 32 > LOG_PATH_BYTES_MAX)
@@ -267,12 +285,15 @@ enum eng_status log_files_open(struct log_files *files, struct disk *disk, const
     pthread_mutex_init(&files->mutex, NULL);
     pthread_cond_init(&files->unpinned, NULL);
     files->dir = strdup(dir);
-    enum eng_status status = files->dir ? make_dir(disk, dir) : eng_fail(ENG_NO_MEMORY, "%s: out of memory", dir);
-    struct listing listing = {files, ENG_OK};
+    enum eng_status status = files->dir ? ENG_OK : eng_fail(ENG_NO_MEMORY, "%s: out of memory", dir);
+    if (status == ENG_OK && made && !disk_exists(disk, dir))
+        status = eng_fail(ENG_DAMAGED, "%s: the directory is missing, and with it all files of the log", dir);
     if (status == ENG_OK)
-        status = disk_list(disk, dir, list_one, &listing);
+        status = make_dir(disk, dir);
     if (status == ENG_OK)
-        status = listing.status;
+        status = list_files(files);
+    if (status == ENG_OK && made && files->count == 0)
+        status = eng_fail(ENG_DAMAGED, "%s: all files of the log (NUMBER.log) are missing", dir);
     if (status == ENG_OK)
         status = disk_sync_dir(disk, dir); /* names of a process that was killed may not be stable yet */
     if (status == ENG_OK)

@@ -30,9 +30,10 @@ struct log_files {
 };
 
 /* Finds the files of a directory (made if absent), removes left-over .tmp files and makes their names stable.
- * file_bytes is used if there is no file yet. ENG_DAMAGED, ENG_FOREIGN, ENG_VERSION for the first and last one. */
+ * file_bytes is used if there is no file yet. ENG_DAMAGED, ENG_FOREIGN, ENG_VERSION for the first and last one;
+ * ENG_DAMAGED if there is none and they were made before. */
 ENG_MUST_CHECK enum eng_status log_files_open(struct log_files *files, struct disk *disk, const char *dir,
-                                              const uint8_t *store_id, uint64_t file_bytes);
+                                              const uint8_t *store_id, uint64_t file_bytes, bool made);
 void log_files_close(struct log_files *files);
 
 /* The stream offsets the files have room for: [begin, end). */
@@ -58,6 +59,8 @@ ENG_MUST_CHECK enum eng_status log_files_cut(struct log_files *files, uint64_t l
 
 /* "log/00000000000003.log" and the byte in it, for a stream offset; for messages. */
 void log_files_name(const struct log_files *files, uint64_t offset, char path[LOG_PATH_BYTES_MAX], uint64_t *at);
+/* ENG_DAMAGED: the files begin or end so that this offset is in none. */
+ENG_MUST_CHECK enum eng_status log_files_missing(const struct log_files *files, uint64_t offset);
 /* ENG_DAMAGED naming the file and the place in it. */
 ENG_MUST_CHECK enum eng_status log_files_damaged(const struct log_files *files, uint64_t offset, const char *why);
 

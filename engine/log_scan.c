@@ -150,7 +150,7 @@ enum eng_status log_scan(struct log_files *files, uint64_t from, struct log_scan
     *scan = (struct log_scan){.from = from, .end = from};
     struct window window = {.files = files, .limit = log_files_end(files)};
     if (from > window.limit)
-        return log_files_damaged(files, from, "missing: the log files end before it, and it was durable");
+        return log_files_missing(files, from);
     enum eng_status status = scan_records(&window, scan);
     if (status == ENG_OK)
         status = search_tail(&window, scan);
@@ -246,14 +246,18 @@ static enum eng_status check_records(struct log_files *files, void (*report)(voi
     return status;
 }
 
-enum eng_status log_check(struct disk *disk, const char *dir, const uint8_t *store_id,
+enum eng_status log_check(struct disk *disk, const char *dir, const uint8_t *store_id, bool made, uint64_t reached,
                           void (*report)(void *context, const char *line), void *context)
 {
     struct log_files files;
-    enum eng_status status = log_files_open(&files, disk, dir, store_id, LOG_FILE_BYTES_DEFAULT);
+    if (!made && !disk_exists(disk, dir))
+        return ENG_OK;
+    enum eng_status status = log_files_open(&files, disk, dir, store_id, LOG_FILE_BYTES_DEFAULT, made);
     if (status != ENG_OK)
         return reported(status, report, context);
-    if (log_files_end(&files) > 0)
+    if (made && (reached < log_files_begin(&files) || reached > log_files_end(&files)))
+        status = reported(log_files_missing(&files, reached), report, context);
+    if (status == ENG_OK && log_files_end(&files) > 0)
         status = reported(check_records(&files, report, context), report, context);
     log_files_close(&files);
     return status;

@@ -411,5 +411,13 @@ uint64_t store_live_bytes(struct store *store);
  * header. Calls report(context, line) for each fault; ENG_OK if none, else ENG_DAMAGED. */
 ENG_MUST_CHECK enum eng_status store_check(struct disk *disk, const char *dir, bool deep,
                                            void (*report)(void *context, const char *line), void *context);
+/* Offline: what the newest checkpoint says of the store. ENG_DAMAGED, ENG_VERSION: no slot is valid. */
+struct store_facts {
+    enum store_kind kind;
+    uint8_t store_id[ENG_STORE_ID_BYTES];
+    size_t app_bytes;
+    uint8_t app_state[ENG_APP_STATE_BYTES_MAX];
+};
+ENG_MUST_CHECK enum eng_status store_facts(struct disk *disk, const char *dir, struct store_facts *facts);
 
 #endif

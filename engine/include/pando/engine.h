@@ -385,7 +385,8 @@ struct eng_statistics {
 void eng_stats(struct eng *eng, struct eng_statistics *statistics);
 
 /* Offline check of a store that nobody has open: calls report for every fault, naming file and offset. deep: also every
- * object's checksum, the canonical shape, and every digest from the entries up. ENG_OK: no fault; ENG_DAMAGED. */
+ * object's checksum, the canonical shape, and every digest from the entries up. A store with a log of its own: the log
+ * too, whatever durability is given. ENG_OK: no fault; ENG_DAMAGED. */
 ENG_MUST_CHECK enum eng_status eng_check(const struct eng_options *options, bool deep,
                                          void (*report)(void *context, const char *line), void *context);
 

@@ -43,6 +43,7 @@ struct log_options {
     bool flusher;                         /* true: a thread flushes; false: log_flush does, in the caller */
     bool consumer;                        /* true: ring space is freed only behind log_next */
     bool unsynced;                        /* true: log_durable means written to the system; log_sync syncs */
+    bool made;                            /* true: this log was made before; without files it is ENG_DAMAGED */
 };
 
 /* Record types 1..31 belong to the log, the others to its user. */
@@ -56,8 +57,10 @@ struct log_record {
     const uint8_t *payload;
 };
 
-/* Opens or creates the log and finds its end (reading from scan_from, the offset of a record or 0, on). The valid
- * prefix is then readable by log_read_at; appending goes on after it. */
+/* Opens the log and finds its end (reading from scan_from, the offset of a record or 0, on). The valid prefix is then
+ * readable by log_read_at; appending goes on after it. Without any file a new log is made, unless options.made, or
+ * scan_from > 0, says that there was one: then files are missing, which is ENG_DAMAGED and changes nothing, and so is a
+ * log that ends before scan_from. ENG_GONE: scan_from lies before the first record kept. */
 ENG_MUST_CHECK enum eng_status log_open(const struct log_options *options, uint64_t scan_from, struct log **log);
 /* Flushes what is published, stops the flusher. Threads blocked in a call are woken with ENG_CLOSED (log_wait with
  * ENG_OK if the last flush covered it); no other call may be under way or follow. NULL inside is allowed. */
@@ -108,10 +111,14 @@ ENG_MUST_CHECK enum eng_status log_next(struct log *log, int timeout_ms, struct 
 ENG_MUST_CHECK enum eng_status log_read_at(struct log *log, uint64_t offset, uint8_t **buffer, size_t *capacity,
                                            struct log_record *record);
 /* Offline: reads every record that is kept, and calls report(context, line) for each fault, naming file and offset: a
- * record that is not valid below what a mark says was durable, a bad header. Nothing is changed but what a crash left
- * half made is removed. ENG_OK when it came to the end, whatever was reported; ENG_IO, ENG_NO_MEMORY. */
-ENG_MUST_CHECK enum eng_status log_check(struct disk *disk, const char *dir, const uint8_t *store_id,
-                                         void (*report)(void *context, const char *line), void *context);
+ * record that is not valid below what a mark says was durable, a bad header; and, if the log was made before and had
+ * reached an offset whose records are still needed, that it has no files or none with this place. Nothing is changed
+ * but what a crash left half made is removed. ENG_OK when it came to the end, whatever was reported; ENG_IO,
+ * ENG_NO_MEMORY.
+ */
+ENG_MUST_CHECK enum eng_status log_check(struct disk *disk, const char *dir, const uint8_t *store_id, bool made,
+                                         uint64_t reached, void (*report)(void *context, const char *line),
+                                         void *context);
 
 /* First offset still kept. */
 uint64_t log_begin(const struct log *log);

@@ -270,7 +270,7 @@ void log_seal(struct log *log, uint64_t offset, uint32_t type, uint32_t length)
     struct log_record_header header = {.length = length, .type = type, .offset = offset};
     uint64_t payload = offset + sizeof header, first;
     const uint8_t *bytes = log_ring_at(ring, payload, length, &first);
-    uint64_t seed = log_seed(log->files.store_id, offset / log->files.file_bytes);
+    uint64_t seed = log_seed(&log->files.key, offset / log->files.file_bytes);
     header.checksum = log_checksum(&header, bytes, first, ring->bytes, length - first, seed);
     log_ring_copy_in(ring, payload + length, zeros, log_record_bytes(length) - sizeof header - length);
     log_ring_copy_in(ring, offset, &header, sizeof header);
@@ -469,7 +469,7 @@ enum eng_status log_read_at(struct log *log, uint64_t offset, uint8_t **buffer, 
         if (status != ENG_OK)
             return status;
     }
-    if (!log_record_valid(*buffer, log_seed(log->files.store_id, offset / log->files.file_bytes)))
+    if (!log_record_valid(*buffer, log_seed(&log->files.key, offset / log->files.file_bytes)))
         return log_files_damaged(&log->files, offset, "not valid: the checksum does not match");
     *record = (struct log_record){.offset = offset,
                                   .end = offset + bytes,

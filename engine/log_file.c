@@ -24,6 +24,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <sodium.h>
+
 #include "log_file.h"
 
 #define ZERO_BYTES (256u << 10)
@@ -72,13 +74,14 @@ static void header_make(const struct log_files *files, uint64_t number, struct l
     memcpy(header->magic, "PANDOLOG", 8);
     header->version = LOG_VERSION;
     header->header_bytes = LOG_HEADER_BYTES;
-    memcpy(header->store_id, files->store_id, sizeof header->store_id);
+    memcpy(header->store_id, files->key.store_id, sizeof header->store_id);
     header->number = number;
     header->file_bytes = files->file_bytes;
+    memcpy(header->salt, files->key.salt, sizeof header->salt);
     header->checksum = XXH3_64bits(header, offsetof(struct log_file_header, checksum));
 }
 
-/* Reads and checks the header of an open file; its content size is stored if none is known yet (0). */
+/* Reads and checks the header of an open file; its content size and salt are stored if none are known yet (0). */
 static enum eng_status header_check(struct log_files *files, struct disk_file *handle, uint64_t number)
 {
     const char *path = disk_file_path(handle);
@@ -96,15 +99,19 @@ static enum eng_status header_check(struct log_files *files, struct disk_file *h
         return eng_fail(ENG_DAMAGED, "%s: header at byte 0: checksum does not match", path);
     if (memcmp(header.magic, "PANDOLOG", 8) != 0)
         return eng_fail(ENG_FOREIGN, "%s: not a log file", path);
-    if (header.version > LOG_VERSION)
+    if (header.version != LOG_VERSION)
         return eng_fail(ENG_VERSION, "%s: format version %u, this program knows %u", path, header.version, LOG_VERSION);
-    if (memcmp(header.store_id, files->store_id, sizeof header.store_id) != 0)
+    if (memcmp(header.store_id, files->key.store_id, sizeof header.store_id) != 0)
         return eng_fail(ENG_FOREIGN, "%s: belongs to another store", path);
     if (header.number != number || header.file_bytes < LOG_FILE_BYTES_MIN || header.file_bytes % LOG_FILE_BYTES_MIN)
         return eng_fail(ENG_DAMAGED, "%s: header at byte 0: number %llu with %llu bytes does not fit the name", path,
                         (unsigned long long)header.number, (unsigned long long)header.file_bytes);
-    if (files->file_bytes == 0)
+    if (files->file_bytes == 0) {
         files->file_bytes = header.file_bytes;
+        memcpy(files->key.salt, header.salt, sizeof header.salt);
+    }
+    if (memcmp(header.salt, files->key.salt, sizeof header.salt) != 0)
+        return eng_fail(ENG_DAMAGED, "%s: header at byte 0: the salt is not that of the other files", path);
     if (header.file_bytes != files->file_bytes || size < LOG_HEADER_BYTES + header.file_bytes)
         return eng_fail(ENG_DAMAGED, "%s: %llu bytes where %llu are expected", path, (unsigned long long)size,
                         (unsigned long long)(LOG_HEADER_BYTES + files->file_bytes));
@@ -251,8 +258,10 @@ static enum eng_status make_dir(struct disk *disk, const char *dir)
 
 static enum eng_status check_ends(struct log_files *files)
 {
-    if (files->count == 0)
+    if (files->count == 0) {
+        randombytes_buf(files->key.salt, sizeof files->key.salt);
         return ENG_OK;
+    }
     files->file_bytes = 0; /* what the files say counts */
     struct log_slot *slot;
     enum eng_status status = pin(files, files->first, &slot);
@@ -277,11 +286,13 @@ enum eng_status log_files_open(struct log_files *files, struct disk *disk, const
                                uint64_t file_bytes, bool made)
 {
     memset(files, 0, sizeof *files);
+    if (sodium_init() < 0)
+        return eng_fail(ENG_NO_MEMORY, "libsodium: cannot be initialised");
     if (strlen(dir) + 32 > LOG_PATH_BYTES_MAX)
         return eng_fail(ENG_INVALID, "%s: the name of the directory is too long", dir);
     files->disk = disk;
     files->file_bytes = file_bytes;
-    memcpy(files->store_id, store_id, sizeof files->store_id);
+    memcpy(files->key.store_id, store_id, sizeof files->key.store_id);
     pthread_mutex_init(&files->mutex, NULL);
     pthread_cond_init(&files->unpinned, NULL);
     files->dir = strdup(dir);

@@ -18,7 +18,7 @@ struct log_slot;
 struct log_files {
     struct disk *disk;
     char *dir;
-    uint8_t store_id[ENG_STORE_ID_BYTES];
+    struct log_key key;
     uint64_t file_bytes;
     pthread_mutex_t mutex; /* of the rest */
     pthread_cond_t unpinned;
@@ -30,8 +30,8 @@ struct log_files {
 };
 
 /* Finds the files of a directory (made if absent), removes left-over .tmp files and makes their names stable.
- * file_bytes is used if there is no file yet. ENG_DAMAGED, ENG_FOREIGN, ENG_VERSION for the first and last one;
- * ENG_DAMAGED if there is none and they were made before. */
+ * file_bytes, and a new salt, are used if there is no file yet. ENG_DAMAGED, ENG_FOREIGN, ENG_VERSION for the first and
+ * last one; ENG_DAMAGED if there is none and they were made before. */
 ENG_MUST_CHECK enum eng_status log_files_open(struct log_files *files, struct disk *disk, const char *dir,
                                               const uint8_t *store_id, uint64_t file_bytes, bool made);
 void log_files_close(struct log_files *files);

@@ -5,24 +5,31 @@
  *
  *   file header, 4096 bytes
  *        0  magic        8 bytes "PANDOLOG"
- *        8  version      u32, 1
+ *        8  version      u32, 2
  *       12  header bytes u32, 4096
  *       16  store id     32 bytes
  *       48  number       u64, n
  *       56  file bytes   u64, content bytes of every file of this log, a multiple of 4096
- *       64  zeros
+ *       64  salt         16 random bytes, made with the first file of this log, the same in all of them
+ *       80  zeros
  *     4088  checksum     u64, XXH3-64 of bytes 0..4087; at this place in every version
  *
  *   record, at a stream offset that is a multiple of 8
  *        0  length       u32, payload bytes, at most LOG_RECORD_BYTES_MAX
  *        4  type         u32, not 0
  *        8  offset       u64, the stream offset of this record
- *       16  checksum     u64, XXH3-64, seed s, of the 24 bytes { length, type, offset, XXH3-64, seed s, of the payload
- * } 24  payload zeros up to the next multiple of 8 where s = XXH3-64, seed n, of the store id, and n is the number of
- * the file the record begins in
+ *       16  checksum     u64, XXH3-64, seed s, of the 24 bytes { length, type, offset, p }, where p is XXH3-64, seed s,
+ *                        of the payload, s is XXH3-64, seed n, of store id and salt, and n is the number of the file
+ *                        the record begins in
+ *       24  payload      and zeros up to the next multiple of 8
  *
  * A record is valid if and only if it names its own offset, its type is not 0, its length is possible, its checksum
  * matches and its padding is zero.
+ *
+ * Payloads are what clients send, and they are read at any multiple of 8: behind an invalid record in search of marks,
+ * and at the front of a file whose first record began in one that was removed. The store id is public. So it is the
+ * salt, which never leaves these files, that keeps a payload from containing a record that is valid where it lies.
+ * Version 1 had no salt and is refused.
  *
  *   mark, a record of type 1
  *       24  durable      u64: all of the stream before this offset was on stable storage before this mark was written
@@ -43,10 +50,18 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are the file format");
 
-#define LOG_VERSION 1u
+#define LOG_VERSION 2u
 #define LOG_HEADER_BYTES 4096u
 #define LOG_FILE_BYTES_MIN 4096u
+#define LOG_SALT_BYTES 16u
 #define LOG_ALIGN 8u
+
+/* What the checksums of a log depend on, beside the bytes. */
+struct log_key {
+    uint8_t store_id[ENG_STORE_ID_BYTES];
+    uint8_t salt[LOG_SALT_BYTES];
+};
+_Static_assert(sizeof(struct log_key) == 48, "hashed as it lies in memory");
 
 struct log_file_header {
     char magic[8];
@@ -55,12 +70,14 @@ struct log_file_header {
     uint8_t store_id[ENG_STORE_ID_BYTES];
     uint64_t number;
     uint64_t file_bytes;
-    uint8_t zeros[LOG_HEADER_BYTES - 72];
+    uint8_t salt[LOG_SALT_BYTES];
+    uint8_t zeros[LOG_HEADER_BYTES - 88];
     uint64_t checksum;
 };
 _Static_assert(sizeof(struct log_file_header) == LOG_HEADER_BYTES, "file header");
 _Static_assert(offsetof(struct log_file_header, store_id) == 16, "file header");
 _Static_assert(offsetof(struct log_file_header, number) == 48, "file header");
+_Static_assert(offsetof(struct log_file_header, salt) == 64, "file header");
 _Static_assert(offsetof(struct log_file_header, checksum) == 4088, "file header");
 
 struct log_record_header {
@@ -86,9 +103,10 @@ static inline uint64_t log_record_bytes(uint32_t length)
     return sizeof(struct log_record_header) + (((uint64_t)length + (LOG_ALIGN - 1)) & ~(uint64_t)(LOG_ALIGN - 1));
 }
 
-static inline uint64_t log_seed(const uint8_t store_id[ENG_STORE_ID_BYTES], uint64_t number)
+/* Of the records that begin in the file with this number. */
+static inline uint64_t log_seed(const struct log_key *key, uint64_t number)
 {
-    return XXH3_64bits_withSeed(store_id, ENG_STORE_ID_BYTES, number);
+    return XXH3_64bits_withSeed(key, sizeof *key, number);
 }
 
 /* The checksum of a record whose payload lies in two parts (the second may be empty). */

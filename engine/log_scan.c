@@ -75,7 +75,7 @@ static enum eng_status record_get(struct window *window, uint64_t offset, const 
         return ENG_OK;
     status = window_get(window, offset, log_record_bytes(header.length), record);
     if (status == ENG_OK)
-        *valid = log_record_valid(*record, log_seed(files->store_id, offset / files->file_bytes));
+        *valid = log_record_valid(*record, log_seed(&files->key, offset / files->file_bytes));
     return status;
 }
 

@@ -24,7 +24,8 @@
 struct reading {
     const struct ledger_log_check *check;
     uint64_t first, count, file_bytes; /* files [first, first + count) */
-    struct disk_file *file;            /* the one that is open */
+    struct log_key key;
+    struct disk_file *file; /* the one that is open */
     uint64_t file_number;
     uint8_t *window; /* stream bytes [at, at + length) */
     size_t capacity, length;
@@ -105,12 +106,19 @@ static enum eng_status check_header(struct reading *reading, uint64_t number)
     if (memcmp(header.magic, "PANDOLOG", 8) != 0 ||
         header.checksum != XXH3_64bits(&header, offsetof(struct log_file_header, checksum)))
         return header_fault(reading, ENG_DAMAGED, number, "the header's checksum does not match");
-    if (header.version > LOG_VERSION)
-        return header_fault(reading, ENG_VERSION, number, "written by a newer version");
+    if (header.version != LOG_VERSION)
+        return header_fault(reading, ENG_VERSION, number,
+                            header.version > LOG_VERSION ? "written by a newer version"
+                                                         : "written by an older version");
     if (memcmp(header.store_id, reading->check->store_id, ENG_STORE_ID_BYTES) != 0)
         return header_fault(reading, ENG_FOREIGN, number, "belongs to another ledger");
-    if (reading->file_bytes == 0)
+    if (reading->file_bytes == 0) {
         reading->file_bytes = header.file_bytes;
+        memcpy(reading->key.store_id, header.store_id, sizeof header.store_id);
+        memcpy(reading->key.salt, header.salt, sizeof header.salt);
+    }
+    if (memcmp(header.salt, reading->key.salt, sizeof header.salt) != 0)
+        return header_fault(reading, ENG_DAMAGED, number, "the header has not the salt of the other files");
     if (header.number != number || header.file_bytes != reading->file_bytes || header.file_bytes < LOG_FILE_BYTES_MIN)
         return header_fault(reading, ENG_DAMAGED, number, "the header names another file");
     if (size < LOG_HEADER_BYTES + header.file_bytes)
@@ -174,7 +182,7 @@ static enum eng_status record_at(struct reading *reading, uint64_t offset, struc
     status = look(reading, offset, (size_t)log_record_bytes(header.length), &bytes);
     if (status != ENG_OK)
         return status;
-    *valid = log_record_valid(bytes, log_seed(reading->check->store_id, offset / reading->file_bytes));
+    *valid = log_record_valid(bytes, log_seed(&reading->key, offset / reading->file_bytes));
     *record = (struct log_record){offset, offset + log_record_bytes(header.length), header.type, header.length,
                                   bytes + sizeof header};
     return ENG_OK;

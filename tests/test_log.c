@@ -131,7 +131,7 @@ START_TEST(bytes_are_as_documented)
     uint8_t bytes[4096 + 64];
     ok(disk_read(file, 0, bytes, sizeof bytes));
     disk_file_close(&file);
-    const uint8_t header[16] = {'P', 'A', 'N', 'D', 'O', 'L', 'O', 'G', 1, 0, 0, 0, 0, 16, 0, 0};
+    const uint8_t header[16] = {'P', 'A', 'N', 'D', 'O', 'L', 'O', 'G', 2, 0, 0, 0, 0, 16, 0, 0};
     ck_assert_int_eq(memcmp(bytes, header, 16), 0);
     ck_assert_int_eq(memcmp(bytes + 16, options.store_id, 32), 0);
     const uint8_t record[16] = {5, 0, 0, 0, 40, 0, 0, 0, 0};
@@ -140,7 +140,10 @@ START_TEST(bytes_are_as_documented)
     const uint8_t mark[16] = {8, 0, 0, 0, 1, 0, 0, 0, 32};
     ck_assert_int_eq(memcmp(bytes + 4096 + 32, mark, 16), 0);
     ck_assert_int_eq(memcmp(bytes + 4096 + 56, "\0\0\0\0\0\0\0\0", 8), 0);
-    uint64_t seed = XXH3_64bits_withSeed(options.store_id, 32, 0), words[3];
+    uint8_t key[48];
+    memcpy(key, bytes + 16, 32);
+    memcpy(key + 32, bytes + 64, 16);
+    uint64_t seed = XXH3_64bits_withSeed(key, sizeof key, 0), words[3];
     memcpy(words, bytes + 4096, 16);
     words[2] = XXH3_64bits_withSeed("hello", 5, seed);
     uint64_t sum = XXH3_64bits_withSeed(words, 24, seed);

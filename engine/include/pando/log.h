@@ -9,7 +9,8 @@
  * A log is one stream of bytes numbered by a 64-bit offset that never restarts. Records begin at multiples of 8. The
  * stream is cut into files of equal size (log/00000000000000.log ...), preallocated; a record may cross from one file
  * into the next. A record is valid if and only if its header names its own offset and a possible length, and its
- * checksum (XXH3 over header and payload, seeded with the store id and the number of the file it begins in) matches.
+ * checksum (XXH3 over header and payload, seeded with the store id, the number of the file it begins in and a random
+ * salt of the log, so that no payload can contain a record that is valid where it lies) matches.
  * Each flush has, behind its records, a mark record that names the offset that was durable before it (log_flush.c says
  * when it may be left out), and closing adds one that names all; so an invalid record below the highest such offset is
  * damage (ENG_DAMAGED, naming file and offset), and above it a torn tail, which log_open cuts off: the rest of the file

@@ -339,8 +339,9 @@ enum eng_status eng_batch_remove_range(struct eng_batch *batch, const uint8_t *f
 {
     static const uint8_t first[1] = {0}; /* of all keys */
     assert(batch->magic == BATCH_MAGIC && !batch->frozen);
-    if (from_bytes > ENG_KEY_BYTES_MAX || to_bytes > ENG_KEY_BYTES_MAX)
-        return eng_fail(ENG_INVALID, "range: a bound of more than %u bytes", ENG_KEY_BYTES_MAX);
+    enum eng_status status = bounds_check(from, from_bytes, to, to_bytes);
+    if (status != ENG_OK)
+        return status;
     struct hidden_range range = {from, to, (uint32_t)from_bytes, (uint32_t)to_bytes};
     if (!from || !from_bytes) {
         range.from = first;
@@ -348,7 +349,7 @@ enum eng_status eng_batch_remove_range(struct eng_batch *batch, const uint8_t *f
     }
     if (to && bytes_compare(range.from, range.from_bytes, to, to_bytes) >= 0)
         return ENG_OK;
-    enum eng_status status = subtree_write(batch);
+    status = subtree_write(batch);
     if (status != ENG_OK)
         return status;
     struct layer *own = batch->own;
@@ -372,12 +373,14 @@ enum eng_status eng_batch_remove_range(struct eng_batch *batch, const uint8_t *f
 enum eng_status eng_batch_next(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, bool after, uint8_t *next,
                                size_t *next_bytes)
 {
-    assert(batch->magic == BATCH_MAGIC && key_bytes <= ENG_KEY_BYTES_MAX);
+    assert(batch->magic == BATCH_MAGIC);
+    if (key_bytes > ENG_KEY_BYTES_MAX)
+        return eng_fail(ENG_INVALID, "key: %zu bytes, must be at most %u", key_bytes, ENG_KEY_BYTES_MAX);
     struct eng_cursor *cursor;
     enum eng_status status = eng_cursor_open(batch->base, &cursor);
     if (status != ENG_OK)
         return status;
-    status = batch_seek(batch, cursor, key, key_bytes, after ? SEEK_AFTER : SEEK_FROM, next, next_bytes);
+    status = batch_seek(batch, cursor, key, key ? key_bytes : 0, after ? SEEK_AFTER : SEEK_FROM, next, next_bytes);
     eng_cursor_close(&cursor);
     return status;
 }

@@ -361,6 +361,7 @@ static enum eng_status check_key(struct eng_cursor *c, size_t key_bytes)
 
 enum eng_status eng_cursor_seek(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
 {
+    key_bytes = key ? key_bytes : 0;
     enum eng_status status = check_key(c, key_bytes);
     if (status != ENG_OK)
         return status;
@@ -375,9 +376,8 @@ enum eng_status eng_cursor_seek(struct eng_cursor *c, const uint8_t *key, size_t
  */
 enum eng_status eng_cursor_seek_after(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
 {
-    assert(key);
     enum eng_status status = eng_cursor_seek(c, key, key_bytes);
-    if (status != ENG_OK || c->key_bytes != key_bytes || memcmp(c->key, key, key_bytes) != 0)
+    if (status != ENG_OK || !key || c->key_bytes != key_bytes || memcmp(c->key, key, key_bytes) != 0)
         return status;
     return eng_cursor_next(c);
 }
@@ -385,6 +385,7 @@ enum eng_status eng_cursor_seek_after(struct eng_cursor *c, const uint8_t *key, 
 enum eng_status eng_cursor_seek_before(struct eng_cursor *c, const uint8_t *key, size_t key_bytes)
 {
     uint8_t bytes[ENG_KEY_BYTES_MAX];
+    key_bytes = key ? key_bytes : 0;
     enum eng_status status = check_key(c, key_bytes);
     if (status != ENG_OK)
         return status;
@@ -480,7 +481,9 @@ eng_scan(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes, 
          void *context)
 {
     struct eng_cursor *c;
-    enum eng_status status = eng_cursor_open(snapshot, &c);
+    enum eng_status status = bounds_check(from, from_bytes, to, to_bytes);
+    if (status == ENG_OK)
+        status = eng_cursor_open(snapshot, &c);
     if (status != ENG_OK)
         return status;
     status = eng_cursor_seek(c, from, from_bytes);

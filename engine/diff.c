@@ -248,6 +248,10 @@ enum eng_status eng_diff_range(struct eng_snapshot *a, struct eng_snapshot *b, c
                                void *context)
 {
     assert(a->eng == b->eng);
+    /* What a transaction read ends right behind a key: with a byte more than a key may have. */
+    enum eng_status status = bounds_check(from, from_bytes ? from_bytes - 1 : 0, to, to_bytes ? to_bytes - 1 : 0);
+    if (status != ENG_OK)
+        return status;
     struct diff *d = calloc(1, sizeof *d);
     if (!d)
         return eng_fail(ENG_NO_MEMORY, "diff: out of memory");
@@ -256,7 +260,6 @@ enum eng_status eng_diff_range(struct eng_snapshot *a, struct eng_snapshot *b, c
     d->span = (struct span){from ? from : (const uint8_t *)"", to, from ? from_bytes : 0, to_bytes};
     d->each = each;
     d->context = context;
-    enum eng_status status = ENG_OK;
     if (a->version.root)
         status = side_push(&d->a, a->version.root);
     if (status == ENG_OK && b->version.root)
@@ -278,7 +281,7 @@ enum eng_status eng_diff(struct eng_snapshot *a, struct eng_snapshot *b, const u
     uint8_t behind[ENG_KEY_BYTES_MAX];
     size_t count = 0;
     if (prefix && prefix_bytes > sizeof behind)
-        return ENG_OK; /* no key is that long */
+        return eng_fail(ENG_INVALID, "prefix: %zu bytes, must be at most %u", prefix_bytes, ENG_KEY_BYTES_MAX);
     if (prefix)
         count = key_behind_prefix(prefix, prefix_bytes, behind);
     return eng_diff_range(a, b, prefix, prefix_bytes, count ? behind : NULL, count, each, context);

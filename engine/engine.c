@@ -9,7 +9,9 @@
 #include "failure.h"
 #include "subtree.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -72,9 +74,24 @@ static bool open_helpers(struct eng *eng)
     return true;
 }
 
+/* Those of the files' shape are checked in open_store. */
+static enum eng_status check_options(const struct eng_options *options)
+{
+    if (!options->disk && !options->path)
+        return eng_fail(ENG_INVALID, "options: neither path nor disk is given");
+    if ((unsigned)options->durability > ENG_DURABLE_FULL)
+        return eng_fail(ENG_INVALID, "durability: %d, there is no such kind", (int)options->durability);
+    if ((unsigned)options->recovery > ENG_RECOVER_REBUILD)
+        return eng_fail(ENG_INVALID, "recovery: %d, there is no such kind", (int)options->recovery);
+    return ENG_OK;
+}
+
 enum eng_status eng_open(const struct eng_options *options, struct eng **out)
 {
     *out = NULL;
+    enum eng_status status = check_options(options);
+    if (status != ENG_OK)
+        return status;
     if (!digest_init())
         return eng_fail(ENG_NO_MEMORY, "libsodium: cannot be initialised");
     struct eng *eng = calloc(1, sizeof *eng);
@@ -90,12 +107,12 @@ enum eng_status eng_open(const struct eng_options *options, struct eng **out)
     eng->threads = options->threads ? options->threads : (uint32_t)(cores > 0 ? cores : 1);
     if (eng->threads > ENG_THREADS_MAX)
         eng->threads = ENG_THREADS_MAX;
-    enum eng_status status = ENG_OK;
     eng->disk = options->disk;
     if (!eng->disk) {
         bool made = options->create && mkdir(options->path, 0750) == 0;
-        if (options->create && !made && access(options->path, F_OK) != 0)
-            status = eng_fail(ENG_IO, "%s: cannot be created", options->path);
+        int reason = options->create && !made ? errno : 0;
+        if (reason && access(options->path, F_OK) != 0)
+            status = eng_fail(ENG_IO, "%s: cannot be created: %s", options->path, strerror(reason));
         if (status == ENG_OK)
             status = disk_posix_open(options->path, &eng->disk);
         eng->own_disk = status == ENG_OK;

@@ -126,6 +126,9 @@ enum eng_status snapshot_of_tree(struct eng_snapshot *snapshot, const struct tre
 /* Another handle of the same version. */
 enum eng_status snapshot_again(struct eng_snapshot *snapshot, struct eng_snapshot **again);
 
+/* May these be the bounds of a range? ENG_INVALID (range.c). */
+enum eng_status bounds_check(const uint8_t *from, size_t from_bytes, const uint8_t *to, size_t to_bytes);
+
 /* A serializable transaction remembers what it read from its base (transaction.c). */
 enum eng_status batch_remember(struct eng_batch *batch, const struct hidden_range *range);
 enum eng_status batch_remember_key(struct eng_batch *batch, const uint8_t *key, size_t key_bytes);

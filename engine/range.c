@@ -155,14 +155,26 @@ enum eng_status tree_totals(struct store *store, uint32_t root, const uint8_t *f
     return status;
 }
 
+enum eng_status bounds_check(const uint8_t *from, size_t from_bytes, const uint8_t *to, size_t to_bytes)
+{
+    size_t longest = from ? from_bytes : 0;
+    if (to && to_bytes > longest)
+        longest = to_bytes;
+    if (longest > ENG_KEY_BYTES_MAX)
+        return eng_fail(ENG_INVALID, "range: a bound of %zu bytes, must be at most %u", longest, ENG_KEY_BYTES_MAX);
+    return ENG_OK;
+}
+
 enum eng_status eng_totals(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes, const uint8_t *to,
                            size_t to_bytes, struct eng_totals *totals)
 {
+    enum eng_status status = bounds_check(from, from_bytes, to, to_bytes);
+    if (status != ENG_OK)
+        return status;
     struct reader *reader = eng_enter(snapshot->eng);
     if (!reader)
         return ENG_NO_READERS;
-    enum eng_status status =
-        tree_totals(snapshot->eng->store, snapshot->version.root, from, from_bytes, to, to_bytes, totals);
+    status = tree_totals(snapshot->eng->store, snapshot->version.root, from, from_bytes, to, to_bytes, totals);
     reader_leave(reader);
     return status;
 }
@@ -256,6 +268,9 @@ enum eng_status eng_batch_totals(struct eng_batch *batch, const uint8_t *from, s
                                  size_t to_bytes, struct eng_totals *totals)
 {
     memset(totals, 0, sizeof *totals);
+    enum eng_status status = bounds_check(from, from_bytes, to, to_bytes);
+    if (status != ENG_OK)
+        return status;
     struct hidden_range range = {from, to, from ? (uint32_t)from_bytes : 0, (uint32_t)to_bytes};
     if (from && to && bytes_compare(from, from_bytes, to, to_bytes) >= 0)
         return ENG_OK;
@@ -265,7 +280,7 @@ enum eng_status eng_batch_totals(struct eng_batch *batch, const uint8_t *from, s
         read.from = (const uint8_t *)"";
         read.from_bytes = 1;
     }
-    enum eng_status status = batch_read_range(batch, &read);
+    status = batch_read_range(batch, &read);
     for (uint32_t i = 0; i <= batch->below_count && status == ENG_OK; i++) {
         const struct hidden *hidden = &batch_layer(batch, i)->hidden;
         for (size_t r = hidden_first(hidden, read.from, read.from_bytes); r < hidden->count && status == ENG_OK; r++) {

@@ -11,6 +11,11 @@
 
 #define SNAPSHOT_MAGIC 0x534e4150u
 
+static enum eng_status no_version(uint32_t root)
+{
+    return eng_fail(ENG_NOT_FOUND, "root %u has no version yet", root);
+}
+
 enum eng_status eng_head(struct eng *eng, uint32_t root, uint64_t *tag, struct eng_summary *summary)
 {
     assert(root < ENG_ROOTS_MAX);
@@ -18,7 +23,7 @@ enum eng_status eng_head(struct eng *eng, uint32_t root, uint64_t *tag, struct e
     if (!store_head(eng->store, root, &version)) {
         if (summary)
             memset(summary, 0, sizeof *summary);
-        return ENG_NOT_FOUND;
+        return no_version(root);
     }
     if (tag)
         *tag = version.tag;
@@ -31,7 +36,7 @@ enum eng_status eng_oldest(struct eng *eng, uint32_t root, uint64_t *tag)
 {
     struct store_version version;
     if (store_versions(eng->store, root, &version, 1) == 0)
-        return ENG_NOT_FOUND;
+        return no_version(root);
     *tag = version.tag;
     return ENG_OK;
 }
@@ -48,6 +53,11 @@ enum eng_status eng_drop(struct eng *eng, uint32_t root, uint64_t tag)
     if (status != ENG_NOT_FOUND && status != ENG_GONE && status != ENG_INVALID) /* else it is marked, at least */
         eng_log_drop(eng, root, tag, false);
     pthread_mutex_unlock(&eng->commits);
+    if (status == ENG_NOT_FOUND)
+        return eng_fail(status, "root %u has no version with tag %llu to drop", root, (unsigned long long)tag);
+    if (status == ENG_INVALID)
+        return eng_fail(status, "root %u: the newest version, tag %llu, cannot be dropped", root,
+                        (unsigned long long)tag);
     return status;
 }
 
@@ -105,6 +115,9 @@ enum eng_status eng_snapshot_open(struct eng *eng, uint32_t root, uint64_t tag, 
         snapshot->pinned = true;
     } else if (status != ENG_NOT_FOUND || tag != ENG_HEAD) {
         free(snapshot);
+        if (status == ENG_NOT_FOUND || status == ENG_GONE)
+            return eng_fail(status, "root %u has no version with tag %llu%s", root, (unsigned long long)tag,
+                            status == ENG_NOT_FOUND ? " yet" : ", or it was dropped");
         return status;
     }
     *out = snapshot;

@@ -269,6 +269,28 @@ void verify_level(const struct verify_result *result, uint32_t level, struct ver
 
 /* ---- any kind ---- */
 
+static bool same_bound(const uint8_t *a, size_t a_bytes, const uint8_t *b, size_t b_bytes)
+{
+    if (a == NULL || b == NULL)
+        return a == b;
+    return a_bytes == b_bytes && memcmp(a, b, a_bytes) == 0;
+}
+
+/* Is what the proof says an answer to what was asked? */
+static enum verify_status check_question(const struct verify_options *options, const struct verify_result *result)
+{
+    if (options->kind != 0 && options->kind != result->inner)
+        return VERIFY_OTHER_KIND;
+    const struct verify_range *range = options->range;
+    if (range == NULL)
+        return VERIFY_OK;
+    bool of_range = result->inner == PROOF_RANGE || result->inner == PROOF_TOTALS || result->inner == PROOF_DIFF;
+    return of_range && same_bound(range->from, range->from_bytes, result->from, result->from_bytes) &&
+                   same_bound(range->to, range->to_bytes, result->to, result->to_bytes)
+               ? VERIFY_OK
+               : VERIFY_OTHER_RANGE;
+}
+
 static enum verify_status verify_kind(struct proof_reader *reader, const uint8_t *file,
                                       const struct verify_options *options, struct verify_result *result)
 {
@@ -296,6 +318,9 @@ static enum verify_status verify_kind(struct proof_reader *reader, const uint8_t
     if (options->older_root != NULL &&
         (result->inner != PROOF_DIFF || memcmp(options->older_root, roots.older.bytes, PROOF_DIGEST_BYTES) != 0))
         return fail(result, VERIFY_OLDER_ROOT, NO_KEY, (size_t)(kind - file));
+    status = check_question(options, result);
+    if (status != VERIFY_OK)
+        return fail(result, status, NO_KEY, (size_t)(kind - file));
     memcpy(result->root, roots.newer.bytes, sizeof result->root);
     if (result->inner == PROOF_DIFF)
         memcpy(result->older_root, roots.older.bytes, sizeof result->older_root);

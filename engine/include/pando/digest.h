@@ -29,6 +29,10 @@
 
 #include "pando/limits.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum eng_tag { ENG_BYTES = 0, ENG_AMOUNT = 1, ENG_TREE = 2 };
 
 #define DIGEST_VALUE_INLINE_MAX 64u /* a constant of the format */
@@ -38,7 +42,9 @@ struct eng_summary {
     uint64_t count;
     uint64_t sum[3]; /* 192-bit two's complement, least significant word first */
 };
+#ifndef __cplusplus
 _Static_assert(sizeof(struct eng_summary) == 64, "two summaries are one BLAKE2b block");
+#endif
 
 /* Once, before any other call and before threads start: sodium_init, picks the fastest lanes the CPU has and checks
  * them against libsodium on known messages; lanes that disagree are not used. Idempotent. false: libsodium failed. */
@@ -64,14 +70,20 @@ static inline int digest_bit(const uint8_t *key, size_t key_bytes, uint32_t bit)
     return byte < key_bytes ? key[byte] >> (8 - in) & 1 : 0;
 }
 
+__extension__ typedef unsigned __int128 digest_wide;
+
 /* a + b into out (may alias). */
 static inline void digest_sum_add(uint64_t out[3], const uint64_t a[3], const uint64_t b[3])
 {
-    unsigned __int128 t = (unsigned __int128)a[0] + b[0];
+    digest_wide t = (digest_wide)a[0] + b[0];
     out[0] = (uint64_t)t;
-    t = (unsigned __int128)a[1] + b[1] + (uint64_t)(t >> 64);
+    t = (digest_wide)a[1] + b[1] + (uint64_t)(t >> 64);
     out[1] = (uint64_t)t;
     out[2] = a[2] + b[2] + (uint64_t)(t >> 64);
 }
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -27,6 +27,10 @@
 
 #include "pando/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct disk;
 struct disk_file;
 
@@ -108,5 +112,9 @@ void disk_sim_fail(struct disk *disk, uint64_t n, enum eng_status status);
 ENG_MUST_CHECK enum eng_status disk_sim_crash(const struct disk *disk, uint64_t seed, struct disk **image);
 /* Flips one bit of the stable and current content; bit counts from the first byte. ENG_INVALID past the end. */
 ENG_MUST_CHECK enum eng_status disk_sim_flip(struct disk *disk, const char *path, uint64_t bit);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

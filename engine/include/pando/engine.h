@@ -3,6 +3,7 @@
  *
  * The happy path of a program:
  *
+ *     struct eng_options options = {.path = "/srv/store", .create = true, .durability = ENG_DURABLE_FSYNC};
  *     eng_open(&options, &eng);
  *     eng_batch_open(eng, 0, NULL, &batch);            read-modify-write, sees its own writes
  *     eng_batch_get(batch, ...); eng_batch_put(batch, ...);
@@ -11,7 +12,12 @@
  *     eng_batch_close(&batch);
  *     eng_snapshot_open(eng, 0, tag, &snapshot);       any kept version, by its tag
  *     eng_get(snapshot, ...); eng_cursor_open(...); eng_path(...)
+ *     eng_snapshot_close(&snapshot);
  *     eng_close(&eng);
+ *
+ * Which durability decides what a crash, and eng_close, leave of it: without one of the three that have a log, only
+ * what eng_checkpoint made durable (enum eng_durability). Proofs of what a snapshot contains are made with
+ * pando/proof.h and checked with pando/verify.h, whose library needs no store. engine/examples/ has whole programs.
  *
  * A store has up to ENG_ROOTS_MAX top-level roots (0, 1, ...), each a line of versions. A version is what one commit
  * made; it is named by a tag the caller gives (a ledger gives the height), tags of a root ascend. Versions are kept
@@ -22,8 +28,16 @@
  * 0..ENG_VALUE_BYTES_MAX bytes (less if a segment is smaller: a value lies in one), or ENG_AMOUNT: exactly 16 bytes, a
  * signed 128-bit integer, little-endian. A subtree is a value, too (ENG_TREE, see below).
  *
+ * Ranges are from <= key < to. A bound is NULL, an open end, or 0 to ENG_KEY_BYTES_MAX bytes, any values, whether there
+ * is such a key or not; longer is ENG_INVALID. A range that ends before it begins is empty, and no error.
+ *
  * Pipelining: a frozen batch may wait for its commit while the next batch, opened with it as parent, reads through it.
  * Commits happen in the order in which batches were opened.
+ *
+ * A batch reads the version that was the newest when it was opened (with a parent: that, and the batches before it),
+ * and goes on reading it whatever others commit meanwhile. Plain batches never conflict: each is merged into the newest
+ * version, and of two that write the same key the one committed last wins, even if it read a value that had changed.
+ * Where that matters use transactions.
  *
  * Threads: reads (snapshots, cursors) from any thread, no lock while reading; one snapshot or cursor handle is used by
  * one thread at a time. A batch belongs to one thread until frozen. Any thread may commit: eng_commit, eng_drop*,
@@ -31,7 +45,10 @@
  * wait for the disk: threads that commit share a sync). At most ENG_READERS_MAX threads read: a thread takes a slot
  * with its first read and keeps it until it ends; one more is ENG_NO_READERS.
  *
- * Errors are returned (enum eng_status, pando/status.h); eng_error() has the line. Wrong use asserts.
+ * Errors are returned (enum eng_status, pando/status.h); eng_error() has the line. With one exception: a read that
+ * finds nothing sets no line, as it is no failure. ENG_NOT_FOUND of eng_get*, eng_batch_get, eng_batch_next,
+ * eng_batch_tree, eng_batch_tree_take, eng_snapshot_tree, eng_path and cursors leaves the line of an earlier failure.
+ * Wrong use asserts.
  */
 #ifndef PANDO_ENGINE_H
 #define PANDO_ENGINE_H
@@ -45,19 +62,26 @@
 #include "pando/limits.h"
 #include "pando/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct eng;
 struct eng_batch;
 struct eng_snapshot;
 struct eng_cursor;
 
 /* How far a commit goes before eng_commit returns, weakest first. A store is opened with the same kind each time: the
- * first three have no log of their own, the others do. */
+ * first three have no log of their own, the others do. Without a log a crash, and eng_close as well, take everything
+ * back that was committed since the last eng_checkpoint. The log consists of files of 64 MB, the next of which is made
+ * before it is needed; those a durable checkpoint does not need are removed: some hundred MB beside the state, more
+ * with a larger checkpoint_log_bytes. */
 enum eng_durability {
     ENG_DURABLE_NONE,        /* what eng_checkpoint made durable survives a crash (the ledger node: it has a log) */
     ENG_DURABLE_MPROTECT,    /* the same, and sealed segments are write-protected: a stray pointer faults */
     ENG_DURABLE_MSYNC_ASYNC, /* MPROTECT, and writing the state's dirty pages is started at every commit */
     ENG_DURABLE_MSYNC_SYNC,  /* in the store's own log, written to the system: survives kill -9, not a power loss */
-    ENG_DURABLE_FSYNC,       /* in the store's own log and synced; replayed at the next open */
+    ENG_DURABLE_FSYNC,       /* in the store's own log and synced; replayed at the next open: what most want */
     ENG_DURABLE_FULL,        /* FSYNC, and a checkpoint is durable too: nothing to replay */
 };
 
@@ -69,18 +93,19 @@ enum eng_recovery {
 };
 
 struct eng_options {
-    const char *path;                     /* directory, created if absent; or NULL and disk is given */
+    const char *path;                     /* directory, created if create is set; or NULL and disk is given */
     struct disk *disk;                    /* an open disk (not closed by eng_close), or NULL and path is given */
     uint8_t store_id[ENG_STORE_ID_BYTES]; /* another store's directory is ENG_FOREIGN */
     bool create;                          /* create if there is none; otherwise ENG_NOT_FOUND */
-    uint32_t leaf_bytes;                  /* T; 0: default; fixed at creation */
-    uint32_t inline_bytes;                /* values up to this stay in leaves; 0: default; fixed at creation */
-    uint32_t segment_bytes;               /* 0: default; fixed at creation */
-    uint32_t threads;                     /* that commit, helpers too; 0: the number of cores (at most 16) */
-    bool inline_only;                     /* no threads but those; the caller calls eng_maintain (tests, simulation) */
-    enum eng_durability durability;       /* with a log of its own or without: as when it was made, else ENG_INVALID */
-    bool ignore_log;               /* with a durability without a log: look at the newest checkpoint alone (tools) */
-    uint64_t checkpoint_log_bytes; /* with a log: checkpoint after this much of it; 0: 256 MiB */
+    /* These three are fixed at creation: of a store that is there they are ignored; eng_stats says what it has. */
+    uint32_t leaf_bytes;            /* T; 0: default */
+    uint32_t inline_bytes;          /* values up to this stay in leaves; 0: default */
+    uint32_t segment_bytes;         /* 0: default */
+    uint32_t threads;               /* that commit, helpers too; 0: the number of cores (at most 16) */
+    bool inline_only;               /* no threads but those; the caller calls eng_maintain (tests, simulation) */
+    enum eng_durability durability; /* with a log of its own or without: as when it was made, else ENG_INVALID */
+    bool ignore_log;                /* with a durability without a log: look at the newest checkpoint alone (tools) */
+    uint64_t checkpoint_log_bytes;  /* with a log: checkpoint after this much of it; 0: 256 MiB */
     enum eng_recovery recovery;
     uint64_t hot_bytes;    /* of memory to be locked for what point reads look at most; 0: no hot tier */
     uint32_t hot_decay_ms; /* what is not read for two times this cools; 0: 5000 */
@@ -90,9 +115,11 @@ struct eng_options {
     void *recovery_context;
 };
 
+/* ENG_INVALID: options that do not exist or do not go with the store; ENG_NOT_FOUND, ENG_LOCKED (another process has it
+ * open), ENG_FOREIGN, ENG_VERSION, ENG_DAMAGED, ENG_IO, ENG_FULL, ENG_NO_MEMORY. *eng is NULL then. */
 ENG_MUST_CHECK enum eng_status eng_open(const struct eng_options *options, struct eng **eng);
-/* Makes a checkpoint if the store has a log of its own, stops threads, closes files. No handle may be open. NULL inside
- * is fine. */
+/* Makes a checkpoint if the store has a log of its own, stops threads, closes files. With a durability without a log it
+ * makes none: what was committed since the last eng_checkpoint is lost. No handle may be open. NULL inside is fine. */
 void eng_close(struct eng **eng);
 
 /* ---- batches ---------------------------------------------------------------------------------------------------- */
@@ -124,7 +151,8 @@ ENG_MUST_CHECK enum eng_status eng_batch_remove(struct eng_batch *batch, const u
  * space comes back lazily. */
 ENG_MUST_CHECK enum eng_status eng_batch_remove_range(struct eng_batch *batch, const uint8_t *from, size_t from_bytes,
                                                       const uint8_t *to, size_t to_bytes);
-/* Count and sum of from <= key < to (NULL: open end) as this batch sees it. O(depth + own writes in the range). */
+/* Count and sum of from <= key < to (NULL: open end) as this batch sees it. A tree counts as one entry; amounts in it
+ * are not in the sum. O(depth + own writes in the range). */
 ENG_MUST_CHECK enum eng_status eng_batch_totals(struct eng_batch *batch, const uint8_t *from, size_t from_bytes,
                                                 const uint8_t *to, size_t to_bytes, struct eng_totals *totals);
 /* The value as this batch sees it; valid until the next call on this batch. ENG_NOT_FOUND, ENG_DAMAGED. */
@@ -138,8 +166,9 @@ ENG_MUST_CHECK enum eng_status eng_batch_get(struct eng_batch *batch, const uint
 ENG_MUST_CHECK enum eng_status
 eng_batch_get_many(struct eng_batch *batch, size_t count, const uint8_t *const keys[], const size_t key_bytes[],
                    void (*found)(void *context, size_t index, const struct eng_value *value), void *context);
-/* The first key >= the given one (> if after) as this batch sees it, copied into next (ENG_KEY_BYTES_MAX bytes; may be
- * the same memory as key). ENG_NOT_FOUND at the end. */
+/* The first key >= the given one (> if after; NULL, 0: the first of all) as this batch sees it, copied into next
+ * (ENG_KEY_BYTES_MAX bytes; may be the same memory as key). ENG_NOT_FOUND at the end; ENG_INVALID: a key over
+ * ENG_KEY_BYTES_MAX bytes. */
 ENG_MUST_CHECK enum eng_status eng_batch_next(struct eng_batch *batch, const uint8_t *key, size_t key_bytes, bool after,
                                               uint8_t *next, size_t *next_bytes);
 /* Looks the keys up with interleaved descents, so that the next gets find them in the cache. No errors, no result. */
@@ -183,8 +212,12 @@ ENG_MUST_CHECK enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint6
  * is itself a struct eng_batch: get, put, remove, ranges, cursors and further trees work in it. It is committed with
  * the batch it was opened in, sees and is seen through it at once, and lives as long as that one (eng_batch_close of a
  * tree gives back nothing). freeze, commit, mark, rollback and nested transactions are for the outermost batch and
- * cover its trees; one that was made or taken after a mark is void after a rollback to it, one that hangs in a
- * committed tree is as it was.
+ * cover its trees; one that was made or taken after a mark is void after a rollback to it (it may still be used, but is
+ * nowhere: what is put into it is dropped with the batch; open the tree at its key anew), one that hangs in a committed
+ * tree is as it was.
+ *
+ * A tree counts as one entry of its parent, whatever is in it: amounts in a tree are not part of its parent's sum; its
+ * own summary has them.
  *
  * Each call is O(1) but for cloning what is not committed, O(that), and for putting a tree that might be too deep
  * there: its levels are counted then, O(its keys). A tree that is removed, replaced or never put anywhere is freed
@@ -247,14 +280,16 @@ ENG_MUST_CHECK enum eng_status eng_head(struct eng *eng, uint32_t root, uint64_t
 ENG_MUST_CHECK enum eng_status eng_oldest(struct eng *eng, uint32_t root, uint64_t *tag);
 /* Number of kept versions. */
 size_t eng_version_count(struct eng *eng, uint32_t root);
-/* Drops one version or all below a tag (never the newest). An open snapshot of it stays good; space follows later:
+/* Drops one version (ENG_NOT_FOUND: there is none with this tag; ENG_INVALID: it is the newest) or all below a tag, but
+ * not the newest. An open snapshot of it stays good; space follows later:
  * eng_drop_below may leave it to another thread. What that fails with, the next one returns (ENG_DAMAGED, ENG_FULL,
  * ENG_NO_IDS, ENG_NO_MEMORY), and tries again. A version that cannot be freed holds up no other one. */
 ENG_MUST_CHECK enum eng_status eng_drop(struct eng *eng, uint32_t root, uint64_t tag);
 ENG_MUST_CHECK enum eng_status eng_drop_below(struct eng *eng, uint32_t root, uint64_t tag);
 
 /* Opens the version with this tag (ENG_HEAD: the newest; of a root never committed: the empty state).
- * ENG_NOT_FOUND: no such tag; ENG_GONE: dropped. */
+ * ENG_NOT_FOUND: higher than the newest tag; ENG_GONE: lower, and dropped or never committed (of what was dropped
+ * nothing is kept, so the two cannot be told apart). */
 ENG_MUST_CHECK enum eng_status eng_snapshot_open(struct eng *eng, uint32_t root, uint64_t tag,
                                                  struct eng_snapshot **snapshot);
 void eng_snapshot_close(struct eng_snapshot **snapshot);
@@ -275,7 +310,7 @@ ENG_MUST_CHECK enum eng_status eng_get_many(struct eng_snapshot *snapshot, size_
                                             const size_t key_bytes[],
                                             void (*found)(void *context, size_t index, const struct eng_value *value),
                                             void *context);
-/* Count and sum of from <= key < to (NULL: open end). O(depth). */
+/* Count and sum of from <= key < to (NULL: open end); trees as in eng_batch_totals. O(depth). */
 ENG_MUST_CHECK enum eng_status eng_totals(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes,
                                           const uint8_t *to, size_t to_bytes, struct eng_totals *totals);
 /* A part of a value, in place: calls found with the bytes [offset, offset + bytes), cut to the value's end; a value of
@@ -296,8 +331,8 @@ void eng_cursor_close(struct eng_cursor **cursor);
 /* From here on the cursor sees only keys that begin with prefix (NULL: all again); seek NULL is the first of them. */
 ENG_MUST_CHECK enum eng_status eng_cursor_prefix(struct eng_cursor *cursor, const uint8_t *prefix, size_t prefix_bytes);
 /* Lower bound: the first entry with key >= the given one (NULL: the first of all). Upper bound: the first with key >
- * it. Before: the last with key < it (NULL: the last of all). ENG_NOT_FOUND: there is none, and the cursor is at the
- * end; ENG_INVALID: the key is over ENG_KEY_BYTES_MAX bytes, and the same. */
+ * it (NULL: the same). Before: the last with key < it (NULL: the last of all). ENG_NOT_FOUND: there is none, and the
+ * cursor is at the end; ENG_INVALID: the key is over ENG_KEY_BYTES_MAX bytes, and the same. */
 ENG_MUST_CHECK enum eng_status eng_cursor_seek(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
 ENG_MUST_CHECK enum eng_status eng_cursor_seek_after(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
 ENG_MUST_CHECK enum eng_status eng_cursor_seek_before(struct eng_cursor *cursor, const uint8_t *key, size_t key_bytes);
@@ -313,15 +348,16 @@ eng_scan(struct eng_snapshot *snapshot, const uint8_t *from, size_t from_bytes, 
          bool (*each)(void *context, const uint8_t *key, size_t key_bytes, const struct eng_value *value),
          void *context);
 
-/* What differs between two versions (of one store), in key order, without looking at what they share: before or after
- * NULL: absent there. Stops when each returns not ENG_OK, and returns that. Valid during the call only. */
+/* What differs between two versions (of one store) among the keys that begin with prefix (NULL: all), in key order,
+ * without looking at what they share: before or after NULL: absent there. Stops when each returns not ENG_OK, and
+ * returns that. Valid during the call only. */
 ENG_MUST_CHECK enum eng_status
 eng_diff(struct eng_snapshot *a, struct eng_snapshot *b, const uint8_t *prefix, size_t prefix_bytes,
          enum eng_status (*each)(void *context, const uint8_t *key, size_t key_bytes, const struct eng_value *before,
                                  const struct eng_value *after),
          void *context);
 
-/* The same for from <= key < to (NULL: open end). */
+/* The same for from <= key < to (NULL: open end; a bound may have one byte more than a key: right behind one). */
 ENG_MUST_CHECK enum eng_status eng_diff_range(struct eng_snapshot *a, struct eng_snapshot *b, const uint8_t *from,
                                               size_t from_bytes, const uint8_t *to, size_t to_bytes,
                                               enum eng_status (*each)(void *context, const uint8_t *key,
@@ -341,9 +377,11 @@ ENG_MUST_CHECK enum eng_status eng_path(struct eng_snapshot *snapshot, const uin
 /* ---- durability and space ---------------------------------------------------------------------------------------- */
 
 /* Makes the newest version of every root, and the list of kept ones, the base of the next start, with app_state
- * (opaque, for example a log offset). wait: return when durable; otherwise after the capture, ENG_BUSY if one is still
- * running. The store's own log is synced before. ENG_IO also if a write of that log failed, or a batch in it could not
- * be merged: the next open goes on from the log. */
+ * (opaque, for example a log offset; at most ENG_APP_STATE_BYTES_MAX bytes, 8 fewer with a log of its own, else
+ * ENG_TOO_LARGE). The checkpoints that a store with a log makes by itself, the one of eng_close and those of
+ * eng_compact have none: with a log keep such things in the store. wait: return when durable; otherwise after the
+ * capture, ENG_BUSY if one is still running. The store's own log is synced before. ENG_IO also if a write of that log
+ * failed, or a batch in it could not be merged: the next open goes on from the log. */
 ENG_MUST_CHECK enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes,
                                               bool wait);
 bool eng_checkpoint_running(struct eng *eng);
@@ -389,5 +427,9 @@ void eng_stats(struct eng *eng, struct eng_statistics *statistics);
  * too, whatever durability is given. ENG_OK: no fault; ENG_DAMAGED. */
 ENG_MUST_CHECK enum eng_status eng_check(const struct eng_options *options, bool deep,
                                          void (*report)(void *context, const char *line), void *context);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -33,6 +33,10 @@
 #include "pando/limits.h"
 #include "pando/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct log;
 
 struct log_options {
@@ -127,5 +131,9 @@ uint64_t log_begin(const struct log *log);
 ENG_MUST_CHECK enum eng_status log_trim(struct log *log, uint64_t offset);
 /* Bytes on disk, all files. */
 uint64_t log_disk_bytes(const struct log *log);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

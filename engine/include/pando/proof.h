@@ -7,6 +7,8 @@
  *
  * A range is proven by the trie itself, pruned outside of what is asked and along nothing but the ways of its bounds.
  *
+ * engine/examples/audit.c makes such proofs and checks them.
+ *
  * A blob is memory of its own; proof_blob_free() gives it back and empties it. Any thread; nothing is kept.
  */
 #ifndef ENGINE_PROOF_H
@@ -16,6 +18,10 @@
 #include "pando/engine.h"
 #include "pando/status.h"
 #include "pando/verify.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 struct proof_step {
     uint32_t bit;
@@ -96,5 +102,9 @@ ENG_MUST_CHECK enum eng_status proof_file(const uint8_t *header, size_t header_b
                                           struct proof_blob *file);
 
 void proof_blob_free(struct proof_blob *blob);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -6,6 +6,7 @@
  *
  * A function that fails calls eng_fail() with one line naming what and where ("log/000003: record at offset 4096:
  * checksum does not match"). The line is kept per thread until the next failure on that thread; eng_error() returns it.
+ * To find nothing is no failure of a read: it leaves the line as it was (pando/engine.h lists these).
  */
 #ifndef PANDO_STATUS_H
 #define PANDO_STATUS_H
@@ -32,6 +33,10 @@
     X(ENG_VERSION, "written by a newer version")                                                                       \
     X(ENG_LOCKED, "in use by another process")
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum eng_status {
 #define X(code, sentence) code,
     ENG_STATUS_TABLE(X)
@@ -49,5 +54,9 @@ const char *eng_error(void);
 
 /* Records the line (printf format, cut at 511 bytes) and returns status. Does not change errno. */
 enum eng_status eng_fail(enum eng_status status, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -3,13 +3,16 @@
  *
  * The happy path:
  *
+ *     struct verify_options options = {.keys = the keys you asked for, .key_count = how many};
  *     struct verify_result result;
- *     if (verify_file(bytes, size, NULL, &result) != VERIFY_OK)
+ *     if (verify_file(bytes, size, &options, &result) != VERIFY_OK)
  *         puts(result.reason);
  *     check the signature of result.header, and that the state root it names is result.root
  *     struct verify_key key;
  *     while (verify_next(&result, &key))
  *         key.key is in that state with key.value, or is not in it
+ *
+ * pando/proof.h makes proofs; engine/examples/audit.c does both. Link with `pkg-config --libs pando-verify`.
  *
  * A proof says nothing about who signed the header: the header is opaque bytes here. What is proven is: IF result.root
  * is the root of a state THEN each key is present in it with that tag and value, or absent from it; THEN the entries of
@@ -109,8 +112,8 @@
  *
  * Every encoding is the only one of what it says, with one exception: a part outside the range of a difference that
  * both tries have may be pruned in both or shared. Untrusted input: of memory a range takes at most 9,225 open nodes,
- * many keys also 16 bytes for each of them, the other kinds nothing; time is bounded by the size (many keys: times the
- * 4,096), no byte outside [bytes, bytes + size) is read.
+ * a difference twice that, many keys also 16 bytes for each of them, kind 1 nothing, kind 6 what its inner kind takes;
+ * time is bounded by the size (many keys: times the 4,096), no byte outside [bytes, bytes + size) is read.
  *
  * The digest rule itself is described in pando/digest.h.
  */
@@ -120,6 +123,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define PROOF_MAGIC "PANDOPRF"
 #define PROOF_MAGIC_BYTES 8u
@@ -177,7 +184,9 @@ enum proof_tag { PROOF_TAG_BYTES = 0, PROOF_TAG_AMOUNT = 1, PROOF_TAG_TREE = 2 }
     X(VERIFY_OLDER_ROOT, "does not lead to the expected older root")                                                   \
     X(VERIFY_LEVELS, "does not lead through the subtrees it should")                                                   \
     X(VERIFY_SUMMARY, "does not lead to the subtree of the level above it")                                            \
-    X(VERIFY_MEMORY, "out of memory")
+    X(VERIFY_MEMORY, "out of memory")                                                                                  \
+    X(VERIFY_OTHER_KIND, "is not of the expected kind")                                                                \
+    X(VERIFY_OTHER_RANGE, "does not speak of the expected range")
 
 enum verify_status {
 #define X(code, sentence) code,
@@ -208,7 +217,16 @@ struct verify_expected {
     size_t key_bytes;
 };
 
-/* All zero, or NULL in place of it: nothing is expected. */
+/* from <= key < to (NULL: open). */
+struct verify_range {
+    const uint8_t *from;
+    size_t from_bytes;
+    const uint8_t *to;
+    size_t to_bytes;
+};
+
+/* All zero, or NULL in place of it: nothing is expected. A proof that holds is not yet an answer: one of another key,
+ * range or kind than was asked for holds, too. So give what you asked for, or compare it with the result. */
 struct verify_options {
     const uint8_t *root;                /* 32 bytes, or NULL: any root (PROOF_DIFF: the newer one) */
     const uint8_t *older_root;          /* the same of the older one; given, only a PROOF_DIFF will do */
@@ -218,6 +236,8 @@ struct verify_options {
      * through these and no others (level_count 0: it must not be of a subtree); with neither, through any. */
     const struct verify_expected *levels;
     size_t level_count;
+    enum proof_kind kind;             /* what must be said (PROOF_NESTED: inside the subtree), 0: anything */
+    const struct verify_range *range; /* given, only a PROOF_RANGE, _TOTALS or _DIFF of these very bounds will do */
 };
 
 struct verify_result {
@@ -246,7 +266,9 @@ struct verify_result {
 };
 
 /* Checks a proof file. The bytes must stay where they are while result is used. On failure everything in result but
- * status and reason is zero. Any thread; does not block, does not allocate. Every status but VERIFY_OK is a failure. */
+ * status and reason is zero. Any thread; does not block. PROOF_KEYS takes no memory, the other kinds do while they are
+ * checked (how much: above). VERIFY_MEMORY says that there was none: nothing is known about the proof then. Every
+ * status but VERIFY_OK is a failure. */
 enum verify_status verify_file(const uint8_t *bytes, size_t size, const struct verify_options *options,
                                struct verify_result *result) __attribute__((warn_unused_result));
 
@@ -263,5 +285,9 @@ bool verify_next(struct verify_result *result, struct verify_key *key);
 /* PROOF_NESTED: the key of a level, 0 the outermost, and its value, the summary of the subtree (PROOF_DIFF inside: also
  * the old one). level < result->levels (asserted). */
 void verify_level(const struct verify_result *result, uint32_t level, struct verify_key *key);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""The library as somebody else uses it: installed, found by pkg-config, its examples run and their output compared; and
-pando-engine on the stores they leave behind."""
+"""The library as somebody else uses it: installed, found by pkg-config or added to a project, in strict C and C++, beside
+names of their own; its examples run and their output compared; and pando-engine on the stores they leave behind."""
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,16 @@ def examples(example, work):
     expect(run(example("paths"), paths, "list").splitlines() == ["b\tthree", '1 paths begin with ""'], "paths: rest")
     expect("51 versions hold 100000 each" in run(example("bank"), bank), "bank: first")
     expect("101 versions hold 100000 each" in run(example("bank"), bank), "bank: second")
-    for name in ("counter", "paths", "bank"):
+    for _ in (1, 2):
+        found = run(example("audit"), os.path.join(work, "audit")).splitlines()
+        expect(found[0].startswith("account/0007 is 12, by ") and found[1].startswith("account/none is absent, by "),
+               "audit: keys: %s" % found[:2])
+        expect(found[2].startswith("account/0010 to account/0020: 10 entries, sum 140, ") and
+               found[3:13] == ["    account/%04d %d" % (n, 12 if n == 17 else n) for n in range(10, 20)] and
+               found[13].startswith("account/ to account0: 1000 entries, sum 499500, "), "audit: ranges: %s" % found)
+        expect(found[14].startswith("2 keys changed, and no others, ") and
+               found[15:] == ["    account/0007 was 7, is 12", "    account/0017 was 17, is 12"], "audit: %s" % found)
+    for name in ("counter", "paths", "bank", "audit"):
         run(example(name), code=2)
     return counters, paths, bank
 
@@ -133,22 +143,140 @@ def trees(pando_engine, compile_with, work):
         expect("usage" in run(pando_engine, "dump", store, "--subtree", wrong, code=2), "a key that is none: " + wrong)
 
 
+# A program's own names, which are also those of parts of the library.
+OWN_NAMES = r"""
+#include <pando/engine.h>
+#include <stdio.h>
+
+struct buffer { int n; };
+void buffer_open(struct buffer *b) { b->n = 1; }
+void buffer_put(struct buffer *b, int n) { b->n += n; }
+void hint_close(void *h) { puts("not for you"); }
+struct segment; int compact_take(void) { return 0; }
+
+int main(int argc, char **argv)
+{
+    struct buffer b;
+    struct eng *eng;
+    struct eng_batch *batch;
+    struct eng_options options = {.path = argv[1], .create = true};
+    (void)argc;
+    buffer_open(&b);
+    if (eng_open(&options, &eng) != ENG_OK || eng_batch_open(eng, 0, NULL, &batch) != ENG_OK)
+        return 1;
+    if (eng_batch_put(batch, (const uint8_t *)"k", 1, (struct eng_value){ENG_BYTES, (const uint8_t *)"v", 1}) != ENG_OK ||
+        eng_batch_freeze(batch) != ENG_OK || eng_commit(batch, 1, NULL) != ENG_OK)
+        return 1;
+    eng_batch_close(&batch);
+    eng_close(&eng);
+    return b.n == 1 ? 0 : 1;
+}
+"""
+
+AUDITOR = r"""
+#include <pando/verify.h>
+
+int main(void)
+{
+    struct verify_result result;
+    return verify_state((const uint8_t *)"", 0, NULL, &result) == VERIFY_TRUNCATED ? 0 : 1;
+}
+"""
+
+PROJECT = """
+cmake_minimum_required(VERSION 3.25)
+project(theirs C)
+add_subdirectory(%s pando)
+add_executable(theirs own.c)
+target_link_libraries(theirs PRIVATE pando::engine)
+add_executable(auditor auditor.c)
+target_link_libraries(auditor PRIVATE pando::verify)
+"""
+
+
+def write(path, text):
+    with open(path, "w") as out:
+        out.write(text)
+    return path
+
+
+def symbols(libdir, headers):
+    """The installed archives have those global symbols that the headers declare and no others."""
+    declared = set()
+    for name in os.listdir(headers):
+        with open(os.path.join(headers, name)) as header:
+            declared |= set(re.findall(r"\b([a-z][a-z0-9_]+)\(", re.sub(r"/\*.*?\*/", "", header.read(), flags=re.S)))
+    for library, some in (("libpando_engine.a", "eng_open"), ("libpando_verify.a", "verify_next")):
+        defined = run("nm", "-g", "--defined-only", os.path.join(libdir, library))
+        found = {line.split()[-1] for line in defined.splitlines() if len(line.split()) == 3}
+        expect(some in found and found <= declared, "%s: global: %s" % (library, sorted(found - declared)))
+
+
+def headers(prefix_include, work, flags):
+    """Each header alone, as strictly as compilers read it, in C and in C++."""
+    compilers = [("cc", "-std=c17", "c")] + ([("g++", "-std=c++17", "cpp")] if shutil.which("g++") else [])
+    for name in sorted(os.listdir(os.path.join(prefix_include, "pando"))):
+        for compiler, standard, ending in compilers:
+            unit = write(os.path.join(work, "unit." + ending), "#include <pando/%s>\nint main(void) { return 0; }\n" % name)
+            run(compiler, standard, "-pedantic-errors", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", unit, *flags)
+    if len(compilers) > 1: # and linked
+        unit = write(os.path.join(work, "unit.cpp"), "#include <pando/engine.h>\n#include <pando/proof.h>\nint main() { "
+                     "return eng_status_text(ENG_OK) && verify_text(VERIFY_OK) && digest_init() ? 0 : 1; }\n")
+        run("g++", "-std=c++17", unit, "-o", os.path.join(work, "unit"), *flags)
+        run(os.path.join(work, "unit"))
+
+
+def added(work):
+    """The engine in another CMake project."""
+    theirs = os.path.join(work, "theirs")
+    os.mkdir(theirs)
+    write(os.path.join(theirs, "own.c"), OWN_NAMES.split("struct buffer")[0] + "int main(void) { return eng_error()[0]; }\n")
+    write(os.path.join(theirs, "auditor.c"), AUDITOR)
+    write(os.path.join(theirs, "CMakeLists.txt"), PROJECT % os.path.abspath(source))
+    run("cmake", "-S", theirs, "-B", os.path.join(theirs, "build"))
+    run("cmake", "--build", os.path.join(theirs, "build"), "--target", "theirs", "auditor", "-j", "2")
+    run(os.path.join(theirs, "build", "theirs"))
+    run(os.path.join(theirs, "build", "auditor"))
+
+
+def installed(prefix, work):
+    """What was installed; returns what pkg-config says of the engine."""
+    pkgconfig = next(root for root, _, names in os.walk(prefix) if "pando-engine.pc" in names)
+    env = dict(os.environ, PKG_CONFIG_PATH=pkgconfig)
+    flags = run("pkg-config", "--cflags", "--libs", "pando-engine", env=env).split()
+    expect(any(flag.startswith("-I" + pkgconfig) for flag in flags), "pkg-config looks elsewhere: %s" % flags)
+    sanitize = os.environ.get("PANDO_SANITIZE_FLAGS", "").split()
+    include = os.path.join(prefix, "include")
+    alone = run("pkg-config", "--cflags", "--libs", "pando-verify", env=env).split()
+    expect("-lpando_verify" in alone and "-lpando_engine" not in alone and "-lxxhash" not in alone, "verify: %s" % alone)
+    auditor = os.path.join(work, "auditor")
+    run("cc", "-std=gnu17", *sanitize, write(auditor + ".c", AUDITOR), "-o", auditor, *alone)
+    run(auditor)
+    headers(include, work, [*sanitize, *flags])
+    if not sanitize:
+        symbols(os.path.dirname(pkgconfig), os.path.join(include, "pando"))
+        own = os.path.join(work, "own")
+        run("cc", "-std=gnu17", write(own + ".c", OWN_NAMES), "-o", own, *flags)
+        expect(run(own, os.path.join(work, "own-store")) == "", "the library calls functions of the program")
+        added(work)
+    examples_at = next(root for root, _, names in os.walk(prefix) if "audit.c" in names)
+    for name in ("counter", "paths", "bank", "audit"):
+        run("cc", "-std=gnu17", *sanitize, os.path.join(examples_at, name + ".c"), "-o",
+            os.path.join(work, "installed-" + name), *flags)
+    return [*sanitize, *flags]
+
+
 def main():
     with tempfile.TemporaryDirectory() as work:
         counters, paths, bank = examples(lambda name: os.path.join(build, "engine", "example_" + name), work)
         tool(os.path.join(build, "bin", "pando-engine"), work, counters, paths, bank)
         prefix = os.path.join(work, "prefix")
         run("cmake", "--install", build, "--prefix", prefix)
-        pkgconfig = next(root for root, _, names in os.walk(prefix) if "pando-engine.pc" in names)
-        env = dict(os.environ, PKG_CONFIG_PATH=pkgconfig)
-        flags = run("pkg-config", "--cflags", "--libs", "pando-engine", env=env).split()
-        expect(any(flag.startswith("-I" + pkgconfig) for flag in flags), "pkg-config looks elsewhere: %s" % flags)
-        sanitize = os.environ.get("PANDO_SANITIZE_FLAGS", "").split()
-        program = os.path.join(work, "installed-bank")
-        run("cc", "-std=gnu17", *sanitize, os.path.join(source, "engine", "examples", "bank.c"), "-o", program, *flags)
-        expect("51 versions hold 100000 each" in run(program, os.path.join(work, "another")), "the installed library")
-        trees(os.path.join(build, "bin", "pando-engine"), [*sanitize, *flags], work)
-    print("installed, found by pkg-config, three examples and pando-engine as they should be")
+        flags = installed(prefix, work)
+        bank_again = run(os.path.join(work, "installed-bank"), os.path.join(work, "another"))
+        expect("51 versions hold 100000 each" in bank_again, "the installed library")
+        trees(os.path.join(build, "bin", "pando-engine"), flags, work)
+    print("installed, found by pkg-config, four examples and pando-engine as they should be")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@
 #define ACCOUNTS 100
 #define OPENING 1000
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
     fprintf(stderr, "bank: %s: %s\n", what, eng_error());
     exit(1);

@@ -19,6 +19,10 @@ def run(*command, code=0, env=None):
     return done.stdout if code == 0 else done.stdout + done.stderr
 
 
+def said(*command):
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True).stderr
+
+
 def expect(condition, what):
     if not condition:
         raise SystemExit("FAILED: " + what)
@@ -55,6 +59,29 @@ def examples(example, work):
     return counters, paths, bank
 
 
+def command_line(pando_engine, store):
+    for word in ("help", "--help", "-h"):
+        expect(run(pando_engine, word).startswith("usage: pando-engine stats DIR"), word)
+    expect(re.fullmatch(r"pando-engine \d+\.\d+\.\d+\n", run(pando_engine, "--version")), "--version")
+    for arguments, what in ((("dump", store, "--prefixx", "a"), "--prefixx: no such option"),
+                            (("dump", store, "--tag", "-1"), "--tag -1: must be the number of a version"),
+                            (("dump", store, "--tag", str(2 ** 64 - 1)), "must be the number of a version"),
+                            (("dump", store, "--root", "512"), "--root 512: must be a number below 512"),
+                            (("dump", store, "--root"), "--root: must be a number below 512"),
+                            (("dump", store, "--deep"), "--deep: not an option of this command"),
+                            (("stats", store, "--hex"), "--hex: not an option of this command"),
+                            (("check", store, "--tag", "1"), "--tag: not an option of this command"),
+                            (("compact", store, "--root", "0"), "--root: not an option of this command"),
+                            (("compact", store, "101"), "101: not expected here"),
+                            (("look", store), "look: no such command"), ((), "no command is given")):
+        said = run(pando_engine, *arguments, code=2)
+        expect(what in said and "usage" in said, "%s: %s" % (" ".join(arguments), said))
+    with open("/dev/full", "w") as full:
+        for arguments in (("dump", store), ("stats", store), ("check", store), ("help",)):
+            done = subprocess.run((pando_engine, *arguments), stdout=full, stderr=subprocess.PIPE, text=True)
+            expect(done.returncode == 5 and "No space left" in done.stderr, "%s to a full disk: %s" % (arguments, done))
+
+
 def tool(pando_engine, work, counters, paths, bank):
     stats = run(pando_engine, "stats", bank)
     expect("root 0: 101 versions, newest tag 101" in stats and re.search(r"entries +100\n", stats), "stats:\n" + stats)
@@ -69,7 +96,18 @@ def tool(pando_engine, work, counters, paths, bank):
     expect(run(pando_engine, "dump", bank) == before, "compact changed something")
     expect("no such file" in run(pando_engine, "stats", work, code=1), "missing store")
     expect("usage" in run(pando_engine, "dump", code=2), "usage")
-    expect("tag" in run(pando_engine, "dump", paths, "--tag", "99", code=1), "a tag that is not there")
+    expect("root 0 has no version with tag 99 yet" in run(pando_engine, "dump", paths, "--tag", "99", code=1),
+           "a tag that is not there")
+    expect("root 3 has no version yet" in run(pando_engine, "dump", paths, "--root", "3", code=1), "a root without one")
+    expect("readers        0 in a call" in stats and re.search(r"snapshots +0\n", stats), "stats counts itself:\n" + stats)
+    amounts = re.findall(r"^account/\d+\tamount\t(\d+)$", before, re.M)
+    expect(len(amounts) == 100 and sum(int(amount) for amount in amounts) == 100000, "amounts in decimal: " + before[:200])
+    command_line(pando_engine, paths)
+    lost = os.path.join(work, "lost")
+    shutil.copytree(bank, lost)
+    os.remove(os.path.join(lost, "state", "slots"))
+    for verb in ("dump", "stats", "check", "compact"):
+        expect("state/slots: missing, but state/journal" in run(pando_engine, verb, lost, code=4), verb + " without slots")
     with open(os.path.join(bank, "state", "segments"), "r+b") as segments:  # rot in every object of the file
         size = segments.seek(0, 2)
         for at in range(4096 + 40, size, 64):
@@ -82,9 +120,11 @@ def tool(pando_engine, work, counters, paths, bank):
 
 
 # A root with the trees "t\x01\\" in it and "in" in that, of 1,000 entries, and two more versions without the inner one.
+# With another argument it stops before there is a checkpoint.
 TREES = r"""
 #include <pando/engine.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #define KEY(text) (const uint8_t *)(text), sizeof(text) - 1
 #define MUST(call) do { if ((call) != ENG_OK) { fprintf(stderr, "%s\n", eng_error()); return 1; } } while (0)
@@ -93,7 +133,6 @@ int main(int argc, char **argv)
 {
     struct eng *eng;
     struct eng_options options = {.path = argv[1], .create = true, .durability = ENG_DURABLE_FSYNC};
-    (void)argc;
     MUST(eng_open(&options, &eng));
     for (uint64_t tag = 1; tag <= 3; tag++) {
         struct eng_batch *batch, *outer, *inner;
@@ -109,11 +148,17 @@ int main(int argc, char **argv)
         } else if (tag == 2) {
             MUST(eng_batch_remove(outer, KEY("in")));
         }
+        int64_t debt[2] = {-10, -3}, nothing[2] = {0, 0}, small[2] = {5, 0};
+        MUST(eng_batch_put(outer, KEY("debt"), (struct eng_value){ENG_AMOUNT, (const uint8_t *)debt, 16}));
+        MUST(eng_batch_put(outer, KEY("nothing"), (struct eng_value){ENG_AMOUNT, (const uint8_t *)nothing, 16}));
+        MUST(eng_batch_put(outer, KEY("small"), (struct eng_value){ENG_AMOUNT, (const uint8_t *)small, 16}));
         MUST(eng_batch_put(outer, KEY("tag"), (struct eng_value){ENG_BYTES, (uint8_t[]){(uint8_t)('0' + tag)}, 1}));
         MUST(eng_batch_freeze(batch));
         MUST(eng_commit(batch, tag, &summary));
         eng_batch_close(&batch);
     }
+    if (argc > 2)
+        _exit(0);
     MUST(eng_checkpoint(eng, NULL, 0, true));
     eng_close(&eng);
     return 0;
@@ -127,9 +172,17 @@ def trees(pando_engine, compile_with, work):
         text.write(TREES)
     run("cc", "-std=gnu17", program + ".c", "-o", program, *compile_with)
     run(program, store)
+    expect("log" not in said(pando_engine, "dump", store), "nothing is behind the checkpoint")
+    stopped = os.path.join(work, "stopped-store")
+    run(program, stopped, "stop")
+    for verb in ("dump", "stats", "tree"):
+        expect(re.match(r"pando-engine: \d+ bytes of log behind the checkpoint are not shown\n", said(pando_engine, verb, stopped)),
+               "the log is not mentioned: " + said(pando_engine, verb, stopped))
     outer = ("--subtree", r"t\x01\x5c")
-    expect(run(pando_engine, "dump", store).startswith("t\\x01\\x5c\ttree\t"), "dump of the tree that holds one")
-    expect(run(pando_engine, "dump", store, *outer) == "tag\tbytes\t3\n", "dump of a tree in it")
+    expect(re.fullmatch(r"t\\x01\\x5c\ttree\t[0-9a-f]{64} 4 -36893488147419103237\n", run(pando_engine, "dump", store)),
+           "dump of the tree that holds one: " + run(pando_engine, "dump", store))
+    expect(run(pando_engine, "dump", store, *outer).splitlines() ==
+           ["debt\tamount\t-36893488147419103242", "nothing\tamount\t0", "small\tamount\t5", "tag\tbytes\t3"], "dump of a tree in it")
     expect("--subtree in: no such key" in run(pando_engine, "dump", store, *outer, "--subtree", "in", code=1), "no tree")
     expect("--subtree tag: its value is not a tree" in run(pando_engine, "dump", store, *outer, "--subtree", "tag", code=5),
            "a value that is no tree")

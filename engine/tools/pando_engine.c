@@ -142,7 +142,7 @@ static void tell_of_log(struct eng *eng)
     if (store_app_state(eng->store, &offset, sizeof offset) < sizeof offset)
         offset = 0;
     enum eng_status status =
-        log_files_open(&files, eng->disk, "log", eng->store->root.store_id, LOG_FILE_BYTES_DEFAULT);
+        log_files_open(&files, eng->disk, "log", eng->store->root.store_id, LOG_FILE_BYTES_DEFAULT, true);
     if (status == ENG_OK) {
         status = count_records(&files, offset, &bytes);
         log_files_close(&files);

@@ -192,10 +192,10 @@ ENG_MUST_CHECK enum eng_status eng_batch_each(struct eng_batch *batch,
 /* Merges a frozen batch into the newest version of its root and publishes the result under tag. Blocks for the merge,
  * and for the end of a checkpoint that is being made if space waits for it or the next one that comes to more than a
  * third of what is live. ENG_FULL, ENG_NO_IDS, ENG_NO_MEMORY, ENG_DAMAGED: nothing changed, nothing published, the
- * batch may be committed again; with ENG_DURABLE_FSYNC it is in the log by then, so the store takes no more commits
- * and the next open merges it. ENG_IO (ENG_DURABLE_FSYNC: the log failed): the store takes no more commits. summary
- * may be NULL.
- */
+ * batch may be committed again. ENG_CONFLICT: the tag is not above the newest; another commit changed its trees.
+ * ENG_INVALID: the batch it was opened on is not committed; ENG_HEAD as a tag. ENG_IO: the log failed, or with
+ * ENG_DURABLE_FULL the checkpoint did (the version is published and logged then): the store takes no more commits, the
+ * next open goes on from the log. summary may be NULL. */
 ENG_MUST_CHECK enum eng_status eng_commit(struct eng_batch *batch, uint64_t tag, struct eng_summary *summary);
 /* The same, but publishes only if the resulting summary is the expected one; otherwise ENG_CONFLICT, nothing changed,
  * *summary is what it would have been. How a follower recomputes a root before anybody can see it. */
@@ -379,9 +379,9 @@ ENG_MUST_CHECK enum eng_status eng_path(struct eng_snapshot *snapshot, const uin
 /* Makes the newest version of every root, and the list of kept ones, the base of the next start, with app_state
  * (opaque, for example a log offset; at most ENG_APP_STATE_BYTES_MAX bytes, 8 fewer with a log of its own, else
  * ENG_TOO_LARGE). The checkpoints that a store with a log makes by itself, the one of eng_close and those of
- * eng_compact have none: with a log keep such things in the store. wait: return when durable; otherwise after the
- * capture, ENG_BUSY if one is still running. The store's own log is synced before. ENG_IO also if a write of that log
- * failed, or a batch in it could not be merged: the next open goes on from the log. */
+ * eng_compact repeat the newest app_state. wait: return when durable; otherwise after the capture, ENG_BUSY if one is
+ * still running. The store's own log is synced before, and given up to where the checkpoint before begins. ENG_IO also
+ * if a write of that log failed: the next open goes on from the log. */
 ENG_MUST_CHECK enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes,
                                               bool wait);
 bool eng_checkpoint_running(struct eng *eng);

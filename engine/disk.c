@@ -215,6 +215,22 @@ enum eng_status disk_rename(struct disk *disk, const char *from, const char *to)
     return backing_of(disk)->rename(disk, from, to);
 }
 
+enum eng_status disk_file_rename(struct disk_file *file, const char *to)
+{
+    assert(file->magic == DISK_FILE_MAGIC);
+    char *path = strdup(to);
+    if (path == NULL)
+        return eng_fail(ENG_NO_MEMORY, "%s: out of memory renaming it", file->path);
+    enum eng_status status = disk_rename(file->disk, file->path, to);
+    if (status == ENG_OK) {
+        char *before = file->path;
+        file->path = path;
+        path = before;
+    }
+    free(path);
+    return status;
+}
+
 enum eng_status disk_remove(struct disk *disk, const char *path)
 {
     enum eng_status status = check_path(path);

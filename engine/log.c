@@ -130,6 +130,8 @@ static enum eng_status recover(struct log *log, uint64_t scan_from, uint64_t rin
     if (status == ENG_OK)
         status = log_scan_cut(files, &scan);
     if (status == ENG_OK)
+        status = log_files_hold(files, scan.end);
+    if (status == ENG_OK)
         status = log_ring_init(&log->ring, ring_bytes, scan.end);
     if (status != ENG_OK)
         return status;

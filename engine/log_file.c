@@ -8,8 +8,11 @@
  * three runs) in a reserved file and 120-164 us in a zeroed one; at 160 bytes, where a block is converted once for
  * many writes, there was no gain (tests/prog_log_kill --prepare).
  *
- * Handles are opened when first used and their headers checked then; at most LOG_FILES_OPEN_MAX idle ones are kept,
- * so a block store of any size needs few descriptors. A handle in use is pinned; removing a file waits for its pins.
+ * Handles of old files are opened when first used and their headers checked then; at most LOG_FILES_OPEN_MAX idle ones
+ * are kept, so a block store of any size needs few descriptors. The file that is written and those prepared behind it
+ * stay open from the start or from when they are made (LOG_FILES_HELD_MAX of them): a flush must not fail because other
+ * parts of the process have all descriptors. If a file must be opened and there is no descriptor, an idle handle goes
+ * for it. A handle in use is pinned; removing a file waits for its pins.
  *
  * Ways to fail: a wrong header, a short file, a gap in the numbers, or no file where there was one before is
  * ENG_DAMAGED; another store's file is ENG_FOREIGN; ENG_FULL comes only from log_files_prepare and leaves nothing
@@ -120,21 +123,33 @@ static enum eng_status header_check(struct log_files *files, struct disk_file *h
 
 /* --- handles ------------------------------------------------------------------------------------------------- */
 
-/* mutex held: closes idle handles, the least recently used first, until there is room for one more */
+static bool held(const struct log_files *files, uint64_t number)
+{
+    return number >= files->tail && number - files->tail < LOG_FILES_HELD_MAX;
+}
+
+/* mutex held: closes the least recently used idle handle, one that is held only if any may be. false: there is none */
+static bool close_one(struct log_files *files, bool any)
+{
+    struct log_slot *oldest = NULL;
+    for (uint64_t i = 0; i < files->count; i++) {
+        struct log_slot *slot = files->slots[i];
+        if (slot->handle && slot->pins == 0 && (any || !held(files, files->first + i)) &&
+            (oldest == NULL || slot->used < oldest->used))
+            oldest = slot;
+    }
+    if (oldest == NULL)
+        return false;
+    disk_file_close(&oldest->handle);
+    files->open--;
+    return true;
+}
+
+/* mutex held: until there is room for one more */
 static void close_idle(struct log_files *files)
 {
-    while (files->open >= LOG_FILES_OPEN_MAX) {
-        struct log_slot *oldest = NULL;
-        for (uint64_t i = 0; i < files->count; i++) {
-            struct log_slot *slot = files->slots[i];
-            if (slot->handle && slot->pins == 0 && (oldest == NULL || slot->used < oldest->used))
-                oldest = slot;
-        }
-        if (oldest == NULL)
-            return;
-        disk_file_close(&oldest->handle);
-        files->open--;
-    }
+    while (files->open >= LOG_FILES_OPEN_MAX && close_one(files, false))
+        ;
 }
 
 /* mutex held */
@@ -144,7 +159,10 @@ static enum eng_status slot_open(struct log_files *files, struct log_slot *slot,
     path_of(files, number, "", path);
     close_idle(files);
     struct disk_file *handle;
-    enum eng_status status = disk_open(files->disk, path, DISK_WRITE, &handle);
+    enum eng_status status;
+    do /* too many open files: a reader leaves the writer its handles */
+        status = disk_open(files->disk, path, DISK_WRITE, &handle);
+    while (status == ENG_FULL && close_one(files, number >= files->tail));
     if (status != ENG_OK)
         return status;
     status = header_check(files, handle, number);
@@ -157,10 +175,13 @@ static enum eng_status slot_open(struct log_files *files, struct log_slot *slot,
     return ENG_OK;
 }
 
-static enum eng_status pin(struct log_files *files, uint64_t number, struct log_slot **pinned)
+static enum eng_status pin(struct log_files *files, uint64_t number, bool to_write, struct log_slot **pinned)
 {
     enum eng_status status = ENG_OK;
+    *pinned = NULL;
     pthread_mutex_lock(&files->mutex);
+    if (to_write && number > files->tail)
+        files->tail = number;
     if (number < files->first) {
         status = eng_fail(ENG_GONE, "%s: file %llu has been removed", files->dir, (unsigned long long)number);
     } else if (number >= files->first + files->count) {
@@ -205,6 +226,8 @@ static enum eng_status slot_append(struct log_files *files, struct disk_file *ha
         files->slots = slots;
         files->capacity = capacity;
     }
+    if (handle)
+        close_idle(files);
     slot->handle = handle;
     slot->used = ++files->tick;
     files->open += handle != NULL;
@@ -264,11 +287,11 @@ static enum eng_status check_ends(struct log_files *files)
     }
     files->file_bytes = 0; /* what the files say counts */
     struct log_slot *slot;
-    enum eng_status status = pin(files, files->first, &slot);
+    enum eng_status status = pin(files, files->first, false, &slot);
     if (status == ENG_OK)
         unpin(files, slot);
     if (status == ENG_OK)
-        status = pin(files, files->first + files->count - 1, &slot);
+        status = pin(files, files->first + files->count - 1, false, &slot);
     if (status == ENG_OK)
         unpin(files, slot);
     return status;
@@ -348,6 +371,21 @@ uint64_t log_files_end(struct log_files *files)
     return end;
 }
 
+enum eng_status log_files_hold(struct log_files *files, uint64_t offset)
+{
+    enum eng_status status = ENG_OK;
+    pthread_mutex_lock(&files->mutex);
+    files->tail = offset / files->file_bytes;
+    assert(files->tail >= files->first);
+    for (uint64_t i = files->tail - files->first; status == ENG_OK && i < files->count; i++) {
+        struct log_slot *slot = files->slots[i];
+        if (slot->handle == NULL && held(files, files->first + i))
+            status = slot_open(files, slot, files->first + i);
+    }
+    pthread_mutex_unlock(&files->mutex);
+    return status;
+}
+
 /* --- making a file ------------------------------------------------------------------------------------------- */
 
 static enum eng_status fill_new(struct log_files *files, struct disk_file *handle, uint64_t number)
@@ -372,18 +410,22 @@ static enum eng_status final(enum eng_status status)
     return status == ENG_FULL ? ENG_IO : status;
 }
 
-static enum eng_status make_file(struct log_files *files, uint64_t number, const char *temporary, const char *path)
+/* The handle is open if, and only if, all went well. */
+static enum eng_status make_file(struct log_files *files, uint64_t number, const char *temporary, const char *path,
+                                 struct disk_file **handle)
 {
-    struct disk_file *handle = NULL;
-    enum eng_status status = disk_open(files->disk, temporary, DISK_CREATE, &handle);
+    enum eng_status status = disk_open(files->disk, temporary, DISK_CREATE, handle);
     if (status != ENG_OK)
         return status;
-    status = fill_new(files, handle, number);
+    status = fill_new(files, *handle, number);
     if (status == ENG_OK)
-        status = final(disk_sync(handle));
-    disk_file_close(&handle);
+        status = final(disk_sync(*handle));
     if (status == ENG_OK)
-        status = disk_rename(files->disk, temporary, path);
+        status = disk_file_rename(*handle, path);
+    if (status == ENG_OK)
+        status = disk_sync_dir(files->disk, files->dir); /* ENG_FULL: there was no descriptor to do it with */
+    if (status != ENG_OK)
+        disk_file_close(handle);
     return status;
 }
 
@@ -395,18 +437,21 @@ enum eng_status log_files_prepare(struct log_files *files)
     char temporary[LOG_PATH_BYTES_MAX], path[LOG_PATH_BYTES_MAX];
     path_of(files, number, ".tmp", temporary);
     path_of(files, number, "", path);
-    enum eng_status status = make_file(files, number, temporary, path);
+    struct disk_file *handle = NULL;
+    enum eng_status status = make_file(files, number, temporary, path, &handle);
     if (status == ENG_FULL) {
         char why[256];
         snprintf(why, sizeof why, "%s", eng_error());
-        if (disk_remove(files->disk, temporary) != ENG_OK) {
-            /* it stays, and is written over by the next attempt or removed by the next log_files_open */
+        if (disk_remove(files->disk, disk_exists(files->disk, temporary) ? temporary : path) != ENG_OK) {
+            /* it stays, and is replaced by the next attempt; the next log_files_open removes it or finds it whole */
         }
         return eng_fail(ENG_FULL, "%s", why);
     }
     if (status == ENG_OK)
-        status = final(disk_sync_dir(files->disk, files->dir));
-    return status != ENG_OK ? status : slot_append(files, NULL);
+        status = slot_append(files, handle);
+    if (status != ENG_OK)
+        disk_file_close(&handle);
+    return status;
 }
 
 /* --- contents ------------------------------------------------------------------------------------------------ */
@@ -417,7 +462,7 @@ static enum eng_status one_file(struct log_files *files, enum file_verb verb, ui
                                 uint64_t length)
 {
     struct log_slot *slot;
-    enum eng_status status = pin(files, offset / files->file_bytes, &slot);
+    enum eng_status status = pin(files, offset / files->file_bytes, verb == FILE_WRITE, &slot);
     if (status != ENG_OK)
         return status;
     uint64_t at = LOG_HEADER_BYTES + offset % files->file_bytes;

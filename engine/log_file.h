@@ -10,7 +10,8 @@
 
 #include "log_format.h"
 
-#define LOG_FILES_OPEN_MAX 32u /* handles kept for reading old files */
+#define LOG_FILES_OPEN_MAX 32u /* idle handles kept */
+#define LOG_FILES_HELD_MAX 16u /* of these, for the file that is written and those behind it */
 #define LOG_PATH_BYTES_MAX 320u
 
 struct log_slot;
@@ -25,6 +26,7 @@ struct log_files {
     uint64_t first, count; /* numbers of the files: [first, first + count) */
     struct log_slot **slots;
     uint64_t capacity;
+    uint64_t tail; /* number of the file that was written last */
     uint64_t open, tick;
     bool undecided; /* a removal failed: whether the name is gone is not known, so nothing is removed any more */
 };
@@ -40,8 +42,11 @@ void log_files_close(struct log_files *files);
 uint64_t log_files_begin(struct log_files *files);
 uint64_t log_files_end(struct log_files *files);
 
-/* Makes the next file: reserved, zeroed, synced, named. ENG_FULL leaves nothing behind and may be tried again. One
- * caller at a time. */
+/* Opens the file with this offset and those behind it, and keeps them open for the writes and syncs to come. */
+ENG_MUST_CHECK enum eng_status log_files_hold(struct log_files *files, uint64_t offset);
+
+/* Makes the next file: reserved, zeroed, synced, named; it stays open. ENG_FULL (also: too many open files) leaves
+ * nothing behind and may be tried again. One caller at a time. */
 ENG_MUST_CHECK enum eng_status log_files_prepare(struct log_files *files);
 
 /* ENG_GONE below the first file; ENG_IO past the end. */

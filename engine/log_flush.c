@@ -20,7 +20,8 @@
  * After a power loss nothing contradicts a mark, so what is lost is a torn tail like any other, only longer.
  *
  * Ways to fail: a failed write or sync, here or of a new file, fails the log for good (log_fail). A full disk while
- * preparing does not: the next log_reserve tries again.
+ * preparing, or too many open files, does not: the next log_reserve tries again. A flush of up to
+ * LOG_FILES_HELD_MAX files opens nothing: they are open since they were made or found.
  *
  * Invariants: durable <= published; a mark names an offset <= its own; both move forward only.
  */

@@ -82,6 +82,7 @@ DISK_WRAP(disk_punch, (struct disk_file * file, uint64_t offset, uint64_t length
 DISK_WRAP(disk_map, (struct disk_file * file, uint64_t bytes, void **base), (file, bytes, base))
 DISK_WRAP(disk_mkdir, (struct disk * disk, const char *path), (disk, path))
 DISK_WRAP(disk_rename, (struct disk * disk, const char *from, const char *to), (disk, from, to))
+DISK_WRAP(disk_file_rename, (struct disk_file * file, const char *to), (file, to))
 DISK_WRAP(disk_remove, (struct disk * disk, const char *path), (disk, path))
 DISK_WRAP(disk_sync_dir, (struct disk * disk, const char *path), (disk, path))
 DISK_WRAP(disk_list,

@@ -220,6 +220,25 @@ START_TEST(directories_list_rename_remove)
 }
 END_TEST
 
+START_TEST(an_open_file_is_renamed)
+{
+    open_backing(_i);
+    struct disk_file *file;
+    ok(disk_mkdir(disk, "d"));
+    write_text(disk, "d/b", "before");
+    ok(disk_open(disk, "d/a", DISK_CREATE, &file));
+    ok(disk_file_rename(file, "d/b"));
+    ck_assert_str_eq(disk_file_path(file), "d/b");
+    ok(disk_write(file, 0, "after", 5));
+    fails(disk_file_rename(file, "b"), ENG_INVALID);
+    ck_assert_str_eq(disk_file_path(file), "d/b");
+    disk_file_close(&file);
+    ck_assert(!disk_exists(disk, "d/a"));
+    ck_assert_str_eq(read_text(disk, "d/b"), "after");
+    close_backing(_i);
+}
+END_TEST
+
 START_TEST(an_open_file_outlives_its_name)
 {
     open_backing(_i);
@@ -510,6 +529,7 @@ int main(void)
     tcase_add_loop_test(both, extend_reserves_zeros_and_punch_gives_back, 0, 2);
     tcase_add_loop_test(both, map_and_calls_see_the_same_bytes, 0, 2);
     tcase_add_loop_test(both, directories_list_rename_remove, 0, 2);
+    tcase_add_loop_test(both, an_open_file_is_renamed, 0, 2);
     tcase_add_loop_test(both, an_open_file_outlives_its_name, 0, 2);
     suite_add_tcase(suite, both);
     TCase *posix = tcase_create("posix");

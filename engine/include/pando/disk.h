@@ -84,6 +84,8 @@ ENG_MUST_CHECK enum eng_status disk_pin(struct disk_file *file, uint64_t offset,
 ENG_MUST_CHECK enum eng_status disk_mkdir(struct disk *disk, const char *path); /* ENG_OK if it is there */
 /* Atomic, replaces an existing target. Both names are in the same directory (ENG_INVALID otherwise). */
 ENG_MUST_CHECK enum eng_status disk_rename(struct disk *disk, const char *from, const char *to);
+/* The same for a file that is open and stays open; disk_file_path is the new name then. */
+ENG_MUST_CHECK enum eng_status disk_file_rename(struct disk_file *file, const char *to);
 ENG_MUST_CHECK enum eng_status disk_remove(struct disk *disk, const char *path);
 ENG_MUST_CHECK enum eng_status disk_sync_dir(struct disk *disk, const char *path); /* "" is the root */
 /* Calls each(context, name) for every name in a directory, in byte order. */

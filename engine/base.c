@@ -9,7 +9,8 @@
  *   last hold  base_release: reap.c frees what the base owned
  *   sole hold  dissolve: the one subtree that is left takes everything back, so that a base does not outlive its use
  *
- * A base made in the open generation counts as live although it has no holders yet (BASE_FRESH). Ways to fail: memory.
+ * A base made in the open generation counts as live although it has no holders yet (BASE_FRESH). Ways to fail: memory;
+ * a full disk that has no room for one more in the catalog.
  */
 #include "base.h"
 
@@ -63,7 +64,9 @@ enum eng_status store_base_make(struct store *store, uint32_t root, uint32_t bef
     struct bases *bases = &store->bases;
     uint32_t index = 0;
     assert(store->open != 0);
-    enum eng_status status = place(bases, 0, &index);
+    enum eng_status status = checkpoint_room_entries(store, 1);
+    if (status == ENG_OK)
+        status = place(bases, 0, &index);
     if (status == ENG_OK)
         status = note(bases, index);
     if (status != ENG_OK)
@@ -138,6 +141,15 @@ void bases_undo(struct store *store)
         bases->live -= bases->table[undo->index].holders != 0;
         bases->table[undo->index] = undo->before;
     }
+}
+
+size_t bases_undone(const struct store *store)
+{
+    const struct bases *bases = &store->bases;
+    size_t count = 0;
+    for (size_t i = 0; i < bases->undo_count; i++)
+        count += bases->undo[i].before.holders != 0 && bases->table[bases->undo[i].index].holders == 0;
+    return count;
 }
 
 void bases_close(struct store *store)

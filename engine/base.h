@@ -28,6 +28,8 @@ struct bases {
 /* The open generation is kept, or undone. */
 void bases_keep(struct store *store);
 void bases_undo(struct store *store);
+/* Of the open generation: those that are no more, and would be again if it were undone. */
+size_t bases_undone(const struct store *store);
 void bases_close(struct store *store);
 /* Outside of generations: a hold is gone. True: it was the last, *ended is what the base was, its place is free. */
 bool base_release(struct store *store, uint32_t base, struct base *ended);

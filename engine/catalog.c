@@ -24,14 +24,19 @@
 
 #include "store_internal.h"
 
-enum eng_status catalog_encode(struct store *store, uint8_t **bytes, size_t *length)
+size_t catalog_count(const struct store *store)
 {
-    size_t count = 0;
+    const struct reaper *reaper = &store->reaper;
+    size_t count = reaper->due_count + reaper->waiting_count + reaper->releases_count;
     for (uint32_t i = 0; i < ENG_ROOTS_MAX; i++)
         count += store->versions.lineages[i].count;
+    return count + store->bases.live + store->lost.count;
+}
+
+enum eng_status catalog_encode(struct store *store, uint8_t **bytes, size_t *length)
+{
     const struct reaper *reaper = &store->reaper;
-    count += reaper->due_count + reaper->waiting_count + reaper->releases_count + store->bases.live;
-    count += store->lost.count;
+    size_t count = catalog_count(store);
     struct catalog_entry *entries = calloc(count + 1, sizeof *entries), *entry = entries;
     if (!entries)
         return eng_fail(ENG_NO_MEMORY, "%s: catalog of %zu versions: out of memory", store->dir, count);

@@ -19,9 +19,18 @@
  * A disk that is slower than the commits makes checkpoints long, and what is freed meanwhile waits for the end of this
  * one or the next: when that comes to more than a third of what is live, commits wait (store_wait_for_space).
  *
- * Ways to fail: the files of a checkpoint are extended before anything is changed, so a full disk is ENG_FULL from the
- * capture, and one may try again. Any error after the capture is final for the store: every later checkpoint,
- * store_begin and store_reserve returns it. A failed sync is never retried.
+ * A checkpoint needs space itself, and on a full disk it is the only way to any: so that space is made sure of before
+ * the state can come to need it. No id is given out before journal and control file hold all pages up to it, and no
+ * version is published, no base made, no node's fall put in the place of another's, before both catalogs hold one entry
+ * more; a full disk is ENG_FULL from the commit, and the checkpoint that gives space back stays possible. The files
+ * grow by 1 MiB (4 KiB where segments are under 1 MiB, or where there is no more); the catalog's entries are counted
+ * only when a bound of theirs comes near what there is room for. Of free segments that have their space one gives it up
+ * if nobody else has any.
+ *
+ * Ways to fail: memory. The capture finds room in all files, except in a store that an older version of this program
+ * filled a disk with: there the capture may be ENG_FULL, from before anything is changed, and one may try again. Any
+ * error after the capture is final for the store: every later checkpoint, store_begin and store_reserve returns it. A
+ * failed sync is never retried.
  *
  * Invariants: one checkpoint at a time; durable <= captured of any segment only for the checkpoint running or the
  * newest one; the catalog and the slot written are never those of the newest durable checkpoint.
@@ -33,6 +42,10 @@
 
 #include "store_internal.h"
 
+#define ROOM_STEP_LEAST 4096u
+#define ENTRIES_AHEAD 32u /* of the catalog: room that is looked for at once */
+_Static_assert(ENTRIES_AHEAD > ENG_BATCH_DEPTH_MAX, "so that entries are counted seldom");
+
 enum eng_status checkpoint_init(struct store *store)
 {
     struct checkpoint *checkpoint = &store->checkpoint;
@@ -40,6 +53,7 @@ enum eng_status checkpoint_init(struct store *store)
     pthread_condattr_init(&clock);
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
     pthread_mutex_init(&checkpoint->lock, NULL);
+    pthread_mutex_init(&checkpoint->room, NULL);
     int failed = pthread_cond_init(&checkpoint->changed, &clock);
     pthread_condattr_destroy(&clock);
     return failed ? eng_fail(ENG_NO_MEMORY, "%s: condition variable: %s", store->dir, strerror(failed)) : ENG_OK;
@@ -61,6 +75,7 @@ void checkpoint_close(struct store *store)
 {
     capture_free(&store->checkpoint);
     pthread_cond_destroy(&store->checkpoint.changed);
+    pthread_mutex_destroy(&store->checkpoint.room);
     pthread_mutex_destroy(&store->checkpoint.lock);
 }
 
@@ -75,17 +90,100 @@ enum eng_status checkpoint_failed(struct store *store)
     return status;
 }
 
-/* Grows a file before anything depends on it. */
+/* Grows a file before anything depends on it. Needs checkpoint.room. */
 static enum eng_status file_room(struct store *store, struct disk_file *file, uint64_t *have, uint64_t want)
 {
     if (want <= *have)
         return ENG_OK;
-    uint64_t step = store->segments.units * UNIT_BYTES >= 1u << 20 ? 1u << 20 : 4096;
-    uint64_t size = (want + step - 1) / step * step;
-    enum eng_status status = disk_extend(file, size);
+    uint64_t step = store->segments.units * UNIT_BYTES >= 1u << 20 ? 1u << 20 : ROOM_STEP_LEAST;
+    uint64_t size = (want + step - 1) / step * step,
+             least = (want + ROOM_STEP_LEAST - 1) / ROOM_STEP_LEAST * ROOM_STEP_LEAST;
+    enum eng_status status;
+    do {
+        status = disk_extend(file, size);
+        if (status == ENG_FULL && least < size)
+            status = disk_extend(file, size = least);
+    } while (status == ENG_FULL && segments_yield(store));
     if (status == ENG_OK)
         *have = size;
     return status;
+}
+
+enum eng_status checkpoint_room_ids(struct store *store, uint64_t next)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    uint64_t pages = 1 + control_pages(next);
+    pthread_mutex_lock(&checkpoint->room);
+    enum eng_status status = file_room(store, store->journal, &store->journal_file_bytes, journal_bytes(pages));
+    if (status == ENG_OK)
+        status = file_room(store, store->control.file, &store->control.file_bytes, pages * CONTROL_PAGE_BYTES);
+    pthread_mutex_unlock(&checkpoint->room);
+    return status;
+}
+
+/* Needs checkpoint.room. */
+static enum eng_status catalogs_room(struct store *store, uint64_t entries)
+{
+    uint64_t *have = store->catalog_file_bytes;
+    enum eng_status status = ENG_OK;
+    for (int i = 0; i < 2 && status == ENG_OK; i++)
+        status = file_room(store, store->catalogs[i], &have[i], entries * sizeof(struct catalog_entry));
+    /* relaxed: a bound of what is there, which only grows */
+    atomic_store_explicit(&store->checkpoint.entries_room,
+                          (have[0] < have[1] ? have[0] : have[1]) / sizeof(struct catalog_entry), memory_order_relaxed);
+    return status;
+}
+
+/* Counts the entries, and finds room for them and for those of the next commits. */
+static enum eng_status entries_count(struct store *store, size_t more)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    checkpoint->entries = catalog_count(store) + bases_undone(store) + more;
+    pthread_mutex_lock(&checkpoint->room);
+    enum eng_status status = catalogs_room(store, checkpoint->entries + ENTRIES_AHEAD);
+    /* relaxed, both: see catalogs_room; store_reserve looks at the flag */
+    atomic_store_explicit(&checkpoint->entries_short, status != ENG_OK, memory_order_relaxed);
+    if (status == ENG_FULL &&
+        checkpoint->entries <= atomic_load_explicit(&checkpoint->entries_room, memory_order_relaxed))
+        status = ENG_OK;
+    pthread_mutex_unlock(&checkpoint->room);
+    return status;
+}
+
+enum eng_status checkpoint_room_entries(struct store *store, size_t more)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    /* relaxed: as in catalogs_room */
+    if (checkpoint->entries + more + ENG_BATCH_DEPTH_MAX >
+        atomic_load_explicit(&checkpoint->entries_room, memory_order_relaxed))
+        return entries_count(store, more);
+    checkpoint->entries += more;
+    return ENG_OK;
+}
+
+enum eng_status checkpoint_room_ahead(struct store *store)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    enum eng_status status = ENG_OK;
+    pthread_mutex_lock(&checkpoint->room);
+    /* relaxed: one that is set a moment later is seen by the commit */
+    if (atomic_load_explicit(&checkpoint->entries_short, memory_order_relaxed))
+        status = catalogs_room(store, atomic_load_explicit(&checkpoint->entries_room, memory_order_relaxed) +
+                                          ENG_BATCH_DEPTH_MAX);
+    if (status == ENG_OK)
+        atomic_store_explicit(&checkpoint->entries_short, false, memory_order_relaxed);
+    pthread_mutex_unlock(&checkpoint->room);
+    return status;
+}
+
+enum eng_status checkpoint_room_begin(struct store *store)
+{
+    enum eng_status status = checkpoint_room_ids(store, store->control.next);
+    if (status == ENG_OK || status == ENG_FULL) {
+        enum eng_status entries = entries_count(store, 0);
+        status = entries == ENG_FULL || entries == ENG_OK ? status : entries;
+    }
+    return status == ENG_FULL ? ENG_OK : status;
 }
 
 /* Memory and disk space for a capture: what can fail. */
@@ -94,7 +192,6 @@ static enum eng_status capture_prepare(struct store *store, size_t *catalog_byte
     struct checkpoint *checkpoint = &store->checkpoint;
     uint64_t number = checkpoint->slot.checkpoint + 1;
     size_t pages = control_dirty_count(store) + 1;
-    uint64_t file_pages = 1 + control_pages(store->control.next);
     checkpoint->image.numbers = calloc(pages + 1, sizeof *checkpoint->image.numbers);
     checkpoint->image.pages = malloc(pages * sizeof *checkpoint->image.pages);
     checkpoint->work = malloc(store->segments.total * sizeof *checkpoint->work + 1);
@@ -102,11 +199,16 @@ static enum eng_status capture_prepare(struct store *store, size_t *catalog_byte
         return eng_fail(ENG_NO_MEMORY, "%s: checkpoint of %zu control pages: out of memory", store->dir, pages);
     enum eng_status status = catalog_encode(store, &checkpoint->catalog, catalog_bytes);
     if (status == ENG_OK)
+        status = entries_count(store, 0); /* what was dropped makes room in the catalogs */
+    pthread_mutex_lock(&checkpoint->room);
+    if (status == ENG_FULL) /* one of them may do for now */
+        status = file_room(store, store->catalogs[number & 1], &store->catalog_file_bytes[number & 1], *catalog_bytes);
+    if (status == ENG_OK)
         status = file_room(store, store->journal, &store->journal_file_bytes, journal_bytes(pages));
     if (status == ENG_OK)
-        status = file_room(store, store->control.file, &store->control.file_bytes, file_pages * CONTROL_PAGE_BYTES);
-    if (status == ENG_OK)
-        status = file_room(store, store->catalogs[number & 1], &store->catalog_file_bytes[number & 1], *catalog_bytes);
+        status = file_room(store, store->control.file, &store->control.file_bytes,
+                           (1 + control_pages(store->control.next)) * CONTROL_PAGE_BYTES);
+    pthread_mutex_unlock(&checkpoint->room);
     return status;
 }
 

@@ -32,6 +32,12 @@ struct checkpoint {
     uint8_t *catalog;
     struct checksum_work *work;
     size_t work_count;
+
+    /* room for the next one */
+    pthread_mutex_t room;          /* the sizes of the files */
+    uint64_t entries;              /* its catalog has at most this many; the committing thread's */
+    _Atomic uint64_t entries_room; /* that fit both catalogs */
+    _Atomic bool entries_short;    /* a full disk has no room for those that the next commits bring */
 };
 
 /* Needs the maintenance lock: one batch of the compactor. *more: there is something left to do. */
@@ -48,6 +54,16 @@ ENG_MUST_CHECK enum eng_status checkpoint_init(struct store *store);
 void checkpoint_close(struct store *store);
 /* The slow half: from the captured state to the durable one. */
 ENG_MUST_CHECK enum eng_status checkpoint_make(struct store *store);
+/* Room in the files for a checkpoint of the ids below next, whatever pages it changes, as long as it is not there.
+ * ENG_FULL, ENG_IO: nothing changed. Any thread; control.lock may be held. */
+ENG_MUST_CHECK enum eng_status checkpoint_room_ids(struct store *store, uint64_t next);
+/* The catalog gets this many entries more, if room for them can be had; by the committing thread. The same errors. */
+ENG_MUST_CHECK enum eng_status checkpoint_room_entries(struct store *store, size_t more);
+/* Commits that are to come find room for their entries. The same errors. Any thread. */
+ENG_MUST_CHECK enum eng_status checkpoint_room_ahead(struct store *store);
+/* After the start: what the first checkpoint needs. A full disk is no error, but nothing is written before there is
+ * room. */
+ENG_MUST_CHECK enum eng_status checkpoint_room_begin(struct store *store);
 /* The error of a failed checkpoint, again; ENG_OK if none failed. */
 ENG_MUST_CHECK enum eng_status checkpoint_failed(struct store *store);
 

@@ -17,7 +17,10 @@
  * checkpoint: a crash brings back the table of the checkpoint as a whole, and what it names is protected by the
  * segments' captured mark; and no reader can hold a freed id, because it is visible from no version one can pin.
  *
- * Ways to fail: damaged pages (ENG_DAMAGED with file and offset); no ids left is 0 from control_take_ids.
+ * An id is given out only when a checkpoint has room for its page and all others (checkpoint.c).
+ *
+ * Ways to fail: damaged pages (ENG_DAMAGED with file and offset); a full disk; no ids left is none from
+ * control_take_ids.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -58,19 +61,44 @@ void control_close(struct store *store)
     memory_release(control->free_ids, control->limit * sizeof(uint32_t));
 }
 
-size_t control_take_ids(struct store *store, uint32_t *ids, size_t want)
+/* The id behind count new ones. Needs control.lock. */
+static uint64_t control_behind(const struct control *control, uint64_t count)
+{
+    return count < control->limit - control->next ? control->next + count : control->limit;
+}
+
+enum eng_status control_take_ids(struct store *store, uint32_t *ids, size_t want, size_t *got)
 {
     struct control *control = &store->control;
-    size_t got = 0;
+    size_t count = 0;
     pthread_mutex_lock(&control->lock);
-    while (got < want && control->free_count)
-        ids[got++] = control->free_ids[--control->free_count];
-    while (got < want && control->next < control->limit) {
+    uint64_t behind = control_behind(control, want > control->free_count ? want - control->free_count : 0);
+    enum eng_status status = checkpoint_room_ids(store, behind);
+    if (status == ENG_FULL) { /* those of the last page that there is */
+        uint64_t end = control_pages(control->next) * (uint64_t)CONTROL_PAGE_IDS;
+        end = end > control->next ? end : control->next;
+        behind = behind < end ? behind : end;
+        status = control->free_count || behind > control->next ? checkpoint_room_ids(store, behind) : status;
+    }
+    while (status == ENG_OK && count < want && control->free_count)
+        ids[count++] = control->free_ids[--control->free_count];
+    while (status == ENG_OK && count < want && control->next < behind) {
         control_mark(control->dirty, (uint32_t)control->next); /* so that every page below next is on disk */
-        ids[got++] = (uint32_t)control->next++;
+        ids[count++] = (uint32_t)control->next++;
     }
     pthread_mutex_unlock(&control->lock);
-    return got;
+    *got = count;
+    return status;
+}
+
+enum eng_status control_room(struct store *store, uint64_t count)
+{
+    struct control *control = &store->control;
+    pthread_mutex_lock(&control->lock);
+    uint64_t fresh = count > control->free_count ? count - control->free_count : 0;
+    enum eng_status status = checkpoint_room_ids(store, control_behind(control, fresh));
+    pthread_mutex_unlock(&control->lock);
+    return status;
 }
 
 size_t control_ids_left(struct store *store)

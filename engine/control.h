@@ -42,9 +42,11 @@ static inline void control_mark(_Atomic uint8_t *dirty, uint32_t id)
 
 /* Pages that hold the ids below next. */
 size_t control_pages(uint64_t next);
-/* Up to want free ids, to be used in this order: the last freed first, new ones ascending; 0 when there are none left.
- * Any thread. */
-size_t control_take_ids(struct store *store, uint32_t *ids, size_t want);
+/* Up to want free ids, to be used in this order: the last freed first, new ones ascending; none when there are none
+ * left. ENG_FULL, ENG_IO: no room for the checkpoint that they need; none taken. Any thread. */
+ENG_MUST_CHECK enum eng_status control_take_ids(struct store *store, uint32_t *ids, size_t want, size_t *got);
+/* Makes sure that count ids do not fail for lack of that room. */
+ENG_MUST_CHECK enum eng_status control_room(struct store *store, uint64_t count);
 size_t control_ids_left(struct store *store);
 
 /* Frees objects: word, space and id. Between control_free_begin and control_free_end (one lock for many). */

@@ -137,7 +137,10 @@ static enum eng_status arena_fetch_ids(struct arena *arena)
         arena->ids = ids;
         arena->ids_capacity = capacity;
     }
-    size_t got = control_take_ids(arena->store, arena->ids + arena->ids_count, ARENA_IDS);
+    size_t got;
+    enum eng_status status = control_take_ids(arena->store, arena->ids + arena->ids_count, ARENA_IDS, &got);
+    if (status)
+        return status;
     if (!got)
         return eng_fail(ENG_NO_IDS, "%s: all %llu object ids are in use", arena->store->dir,
                         (unsigned long long)arena->store->control.limit - 1);
@@ -349,6 +352,8 @@ enum eng_status store_commit(struct store *store, uint64_t tag, uint32_t root, c
     }
     if (status == ENG_OK)
         status = reap_room(store);
+    if (status == ENG_OK)
+        status = checkpoint_room_entries(store, 1);
     if (status)
         return status;
     struct version version = {.list = list};
@@ -392,5 +397,8 @@ enum eng_status store_reserve(struct store *store, uint64_t bytes, uint64_t ids)
     if (count >= segments->max)
         return eng_fail(ENG_FULL, "%s/segments: %llu bytes wanted: over the limit of %u segments", store->dir,
                         (unsigned long long)bytes, segments->max);
-    return segments_reserve(store, (uint32_t)count);
+    status = control_room(store, ids + (store->arenas_count - 1) * (uint64_t)ARENA_IDS);
+    if (status == ENG_OK)
+        status = checkpoint_room_ahead(store);
+    return status == ENG_OK ? segments_reserve(store, (uint32_t)count) : status;
 }

@@ -13,7 +13,8 @@
  * a fall: versions older than the base may see it still.
  *
  * Pending falls stand in the catalog of a checkpoint. Frees are put off while a checkpoint computes checksums, like
- * those of death lists.
+ * those of death lists, and while a disk that is full has no room for what the catalog would get: a checkpoint gives
+ * it some.
  *
  * Ways to fail: a damaged node (its fall stays, the error comes back at every step); no memory for the stack.
  */
@@ -61,12 +62,19 @@ static enum eng_status room_for(struct store *store, size_t more)
     return status;
 }
 
+/* The same for falls that come anew: the next catalog has them. */
+static enum eng_status room_for_new(struct store *store, size_t more)
+{
+    enum eng_status status = room_for(store, more);
+    return status == ENG_OK && more ? checkpoint_room_entries(store, more) : status;
+}
+
 enum eng_status reap_room(struct store *store)
 {
     size_t more = 0;
     for (uint32_t i = 0; i < store->arenas_count; i++)
         more += store->arenas[i].falls_count;
-    return more ? room_for(store, more) : ENG_OK;
+    return room_for_new(store, more);
 }
 
 static void add(struct store *store, const struct fall *fall)
@@ -184,7 +192,7 @@ enum eng_status reap_load_release(struct store *store, const struct release *rel
 static enum eng_status release_one(struct store *store, struct release *release, bool *again)
 {
     struct base ended;
-    enum eng_status status = room_for(store, 1);
+    enum eng_status status = room_for_new(store, 1);
     if (status != ENG_OK)
         return status;
     *again = false;
@@ -251,7 +259,7 @@ static enum eng_status reap_one(struct store *store, struct below *below)
     if (object->type == OBJECT_TREE)
         store->shape.tree(object, &base, &since);
     if (below->status == ENG_OK)
-        below->status = room_for(store, below->count);
+        below->status = room_for_new(store, below->count);
     if (below->status == ENG_OK && base)
         below->status = release_room(store);
     size_t own = 0; /* what is left of a base's may be gone (it was absorbed since), and its ids used again */
@@ -318,5 +326,5 @@ enum eng_status store_reap(struct store *store, uint64_t max, bool *left)
     maintenance_hint(store);
     if (left)
         *left = reap_due(reaper);
-    return status;
+    return status == ENG_FULL ? ENG_OK : status; /* what is due stays so until there is room for the catalog */
 }

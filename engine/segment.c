@@ -394,6 +394,25 @@ enum eng_status segments_spare(struct store *store)
     return status;
 }
 
+bool segments_yield(struct store *store)
+{
+    struct segments *segments = &store->segments;
+    bool given = false;
+    pthread_mutex_lock(&segments->lock);
+    segments_reclaim(store);
+    /* from the bottom of the stack: the one that would be taken last */
+    for (uint32_t i = 0; i < segments->free_count && !given && segments_whole(segments, segments->reserved + 1); i++) {
+        struct segment *segment = &segments->table[segments->free[i]];
+        uint64_t offset, length;
+        segment_range(store, segments->free[i], &offset, &length);
+        if (segment->punched || disk_punch(segments->file, offset, length) != ENG_OK)
+            continue;
+        segment->punched = given = true;
+    }
+    pthread_mutex_unlock(&segments->lock);
+    return given;
+}
+
 enum eng_status segments_cut(struct store *store, bool keep_reserved)
 {
     struct segments *segments = &store->segments;

@@ -90,6 +90,10 @@ ENG_MUST_CHECK enum eng_status segments_reserve(struct store *store, uint32_t co
 /* Makes sure that one can be taken beyond those that are promised and the compactor's. */
 ENG_MUST_CHECK enum eng_status segments_spare(struct store *store);
 
+/* On a full disk: gives the space of a free segment back that is neither promised nor the compactor's; false: there is
+ * none. Any thread. */
+bool segments_yield(struct store *store);
+
 /* Gives the free segments at the end of the file back, except what segments_reserve promised and the compactor's one if
  * they are to be kept. Between generations. */
 ENG_MUST_CHECK enum eng_status segments_cut(struct store *store, bool keep_reserved);

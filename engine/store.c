@@ -148,6 +148,8 @@ enum eng_status store_open(const struct store_options *options, struct store **s
         status = hints_init(made);
     if (status == ENG_OK)
         status = readers_init(made);
+    if (status == ENG_OK)
+        status = checkpoint_room_begin(made);
     if (status) {
         store_release(made);
         return status;

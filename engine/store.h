@@ -266,7 +266,7 @@ void store_kill_below(struct arena *arena, uint32_t id, uint64_t born, uint64_t 
  * Changes are made by the committing thread in an open generation and undone by store_abort. */
 
 /* A new base, without holders yet; before: 0 or the base of the subtree it is made of, whose hold since `since` passes
- * to the new one. Its floor is the newest closed generation. ENG_NO_MEMORY. */
+ * to the new one. Its floor is the newest closed generation. ENG_NO_MEMORY, ENG_FULL, ENG_IO. */
 ENG_MUST_CHECK enum eng_status store_base_make(struct store *store, uint32_t root, uint32_t before, uint64_t since,
                                                uint32_t *base);
 ENG_MUST_CHECK enum eng_status store_base_hold(struct store *store, uint32_t base);
@@ -295,8 +295,8 @@ void store_fit_hints(struct store *store);
 /* Frees all that the open generation allocated; kills are forgotten. O(allocations). */
 void store_abort(struct store *store);
 
-/* Makes sure that bytes of new objects and ids new ids can be allocated from here on (extends the file): ENG_FULL,
- * ENG_NO_IDS. */
+/* Makes sure that bytes of new objects and ids new ids can be allocated from here on (extends the files, also those of
+ * the next checkpoint): ENG_FULL, ENG_NO_IDS. */
 ENG_MUST_CHECK enum eng_status store_reserve(struct store *store, uint64_t bytes, uint64_t ids);
 
 /* ---- versions ----------------------------------------------------------------------------------------------------*/

@@ -15,8 +15,8 @@
  *   hints       where leaves lie         hint.c
  *
  * Locks, outer before inner: checkpoint.lock is taken alone; maintenance -> segments.lock; control.lock ->
- * segments.lock; versions.lock alone. The maintenance lock excludes the compactor, a capture, the checksum phase and
- * store_shrink from each other.
+ * segments.lock; checkpoint.room between each of these and segments.lock; versions.lock alone. The maintenance lock
+ * excludes the compactor, a capture, the checksum phase and store_shrink from each other.
  */
 #ifndef ENGINE_STORE_INTERNAL_H
 #define ENGINE_STORE_INTERNAL_H

@@ -99,6 +99,8 @@ struct catalog_entry {
 _Static_assert(sizeof(struct catalog_entry) == 96, "on disk");
 
 /* *bytes is malloced; the caller frees. */
+/* Entries it has now. By the committing thread. */
+size_t catalog_count(const struct store *store);
 ENG_MUST_CHECK enum eng_status catalog_encode(struct store *store, uint8_t **bytes, size_t *length);
 ENG_MUST_CHECK enum eng_status catalog_load(struct store *store, const uint8_t *bytes, size_t length, const char *path);
 

@@ -363,6 +363,8 @@ static void make_store(bool membarrier)
     store->writers = store->arenas_count = store->slot_arenas = 1;
     store->counter = store->closed = store->opened = 4;
     store->checkpoint.durable = 1;
+    store->journal_file_bytes = store->control.file_bytes = UINT64_MAX; /* there is room for checkpoints */
+    store->checkpoint.entries_room = UINT64_MAX;
     store->arenas = aligned_alloc(64, sizeof *store->arenas);
     assert(store->arenas && store->dir);
     make_tables();

@@ -223,11 +223,13 @@ ENG_MUST_CHECK enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint6
  * there: its levels are counted then, O(its keys). A tree that is removed, replaced or never put anywhere is freed
  * lazily, when no kept version sees it. A clone and its original share what they have in common until one of them is
  * the last: then, when it is next committed, it gives back what the other had alone. A tree taken out of a clone, or of
- * what was cloned, keeps all of what they have in common until it goes itself.
+ * what was cloned, keeps all of what they have in common until it goes itself; so does one that was written inside of
+ * it: a tree with trees in it that is cloned and written over and over keeps what the clones had until it goes.
  *
  * A tree hangs in one place, so there are no cycles: putting one into itself is ENG_INVALID, and so is putting one that
  * hangs. At most ENG_TREE_DEPTH_MAX deep (ENG_TOO_LARGE). In a batch with an uncommitted parent these are ENG_BUSY.
- * eng_batch_get of such a key gives ENG_TREE and the 64-byte summary as of the last commit. A commit whose trees were
+ * eng_batch_get of such a key gives ENG_TREE and the 64-byte summary as of the last commit (on a batch that wrote into
+ * it, as of the commit before that one). A commit whose trees were
  * changed by another commit since the batch was opened is ENG_CONFLICT. Other errors: ENG_NO_MEMORY, ENG_NO_READERS,
  * ENG_DAMAGED. Method: Merkle trees of trees with lineages that share nodes by generation (engine/base.c). */
 
@@ -380,8 +382,9 @@ ENG_MUST_CHECK enum eng_status eng_path(struct eng_snapshot *snapshot, const uin
  * (opaque, for example a log offset; at most ENG_APP_STATE_BYTES_MAX bytes, 8 fewer with a log of its own, else
  * ENG_TOO_LARGE). The checkpoints that a store with a log makes by itself, the one of eng_close and those of
  * eng_compact repeat the newest app_state. wait: return when durable; otherwise after the capture, ENG_BUSY if one is
- * still running. The store's own log is synced before, and given up to where the checkpoint before begins. ENG_IO also
- * if a write of that log failed: the next open goes on from the log. */
+ * still running. Its space was made sure of by the commits, so it is possible on a full disk, where it gives back what
+ * was dropped. The store's own log is synced before, and given up to where the checkpoint before begins. ENG_IO also if
+ * a write of that log failed: the next open goes on from the log. */
 ENG_MUST_CHECK enum eng_status eng_checkpoint(struct eng *eng, const void *app_state, size_t app_state_bytes,
                                               bool wait);
 bool eng_checkpoint_running(struct eng *eng);

@@ -12,15 +12,18 @@
  * off. Each checkpoint has the contents and the app_state of the newest one, so that it makes no difference which of
  * them a start finds.
  *
- * Ways to fail: those of a checkpoint, final for the store as any failed checkpoint is; ENG_FULL: what was moved until
- * then stays moved; ENG_DAMAGED: a damaged object was met and stays where it is, the rest is done.
- * Invariant: nothing was committed or dropped since the newest checkpoint was captured.
+ * On a full disk a round may have one free segment to move into. What it empties by that can be used when the
+ * checkpoint is made, so the next round has more.
+ *
+ * Ways to fail: those of a checkpoint, final for the store as any failed checkpoint is; ENG_FULL: a round could move
+ * nothing, or there were too many; what was moved stays moved; ENG_DAMAGED: a damaged object was met and stays where it
+ * is, the rest is done. Invariant: nothing was committed or dropped since the newest checkpoint was captured.
  */
 #include <string.h>
 
 #include "store_internal.h"
 
-#define ROUNDS_MAX 8 /* each moves all it can; more are needed only if others move things too */
+#define ROUNDS_MAX 12 /* each moves all it can; more than four are needed on a full disk, or if others move too */
 
 bool store_unchanged(const struct store *store)
 {
@@ -55,26 +58,29 @@ enum eng_status store_truncate(struct store *store, uint32_t live_percent)
     uint8_t app_state[ENG_APP_STATE_BYTES_MAX];
     uint32_t app_bytes = newest->app_bytes;
     memcpy(app_state, newest->app_state, app_bytes);
-    enum eng_status worst = ENG_OK;
+    enum eng_status worst = ENG_OK, status = ENG_OK;
     for (int round = 0; round < ROUNDS_MAX; round++) {
         /* relaxed: a counter */
         uint64_t moved = atomic_load_explicit(&store->compactor.moved, memory_order_relaxed);
         uint32_t total = total_segments(store);
-        enum eng_status status = round_move(store, live_percent);
+        status = round_move(store, live_percent);
+        bool some = atomic_load_explicit(&store->compactor.moved, memory_order_relaxed) != moved;
+        bool checkpoint = some || round == 0; /* the first also frees what waits for a checkpoint */
         if (status == ENG_DAMAGED)
             worst = status;
-        else if (status != ENG_OK)
+        else if (status != ENG_OK && !(status == ENG_FULL && checkpoint))
             return status;
-        bool some = atomic_load_explicit(&store->compactor.moved, memory_order_relaxed) != moved;
-        if (some || round == 0) { /* the first also frees what waits for a checkpoint */
-            status = store_checkpoint(store, app_state, app_bytes, true);
-            if (status == ENG_OK)
-                status = store_shrink(store);
-            if (status != ENG_OK)
-                return status;
+        if (checkpoint) {
+            enum eng_status made = store_checkpoint(store, app_state, app_bytes, true);
+            if (made == ENG_OK)
+                made = store_shrink(store);
+            if (made != ENG_OK)
+                return made;
         }
-        if (!some && total_segments(store) == total)
+        if (!some && total_segments(store) == total && !(round == 0 && status == ENG_FULL))
             break;
     }
+    if (status == ENG_FULL)
+        return eng_fail(ENG_FULL, "%s: no space to move more into", store->dir);
     return worst == ENG_DAMAGED ? eng_fail(worst, "%s: damaged objects stayed where they are", store->dir) : ENG_OK;
 }

@@ -117,9 +117,9 @@ static const struct {
     uint64_t disk_bytes;
     uint32_t segment_bytes;
     unsigned keys, every;
-} sizes[] = {{40u << 20, 1u << 20, 200, 5},   {40u << 20, 1u << 20, 200, 0}, {40u << 20, 256u << 10, 200, 2},
-             {30u << 20, 256u << 10, 200, 0}, {10u << 20, 16u << 10, 50, 3}, {6u << 20, 16u << 10, 1, 40},
-             {20u << 20, 64u << 10, 4000, 1}};
+} sizes[] = {{40u << 20, 1u << 20, 200, 5},   {40u << 20, 1u << 20, 200, 0},  {40u << 20, 256u << 10, 200, 2},
+             {30u << 20, 256u << 10, 200, 0}, {10u << 20, 16u << 10, 50, 3},  {6u << 20, 16u << 10, 1, 40},
+             {6u << 20, 64u << 10, 1, 0},     {20u << 20, 64u << 10, 4000, 1}};
 enum { SIZES = sizeof sizes / sizeof *sizes };
 
 START_TEST(what_is_dropped_comes_back)

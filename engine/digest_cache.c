@@ -14,6 +14,7 @@ struct digest_cache *digest_cache_new(struct cache_table *table, uint32_t branch
     struct digest_cache *cache = memory;
     cache->next = NULL;
     cache->branches = branches;
+    cache->below = 0;
     cache->bytes = (uint32_t)bytes;
     cache->weight = (uint64_t *)(void *)(cache->record + 2u * branches);
     atomic_fetch_add_explicit(&table->bytes, bytes, memory_order_relaxed);

@@ -22,7 +22,8 @@ struct digest_cache {
     uint64_t *weight;
     uint32_t branches;
     uint32_t bytes;
-    uint64_t pad[5];
+    uint32_t below, unused; /* as in its node */
+    uint64_t pad[4];
     struct eng_summary record[];
 };
 _Static_assert(sizeof(struct digest_cache) == 64, "records are cache lines");

@@ -232,18 +232,6 @@ enum eng_status eng_merge(struct eng_batch *batch, uint64_t tag, const struct en
     return status;
 }
 
-enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t value_bytes)
-{
-    /* Each key may rewrite a leaf and the nodes above it, but a merge rewrites no node twice: so at most what is live,
-     * for each batch that may wait, and what the new keys need by themselves. */
-    uint64_t bytes = keys * 2u * eng->leaf_bytes + 2u * value_bytes + 64u * 4096u;
-    if (bytes > eng->segment_bytes) {
-        uint64_t most = ENG_BATCH_DEPTH_MAX * store_live_bytes(eng->store) + 3u * value_bytes + keys * 512u;
-        bytes = bytes < most ? bytes : most;
-    }
-    return store_reserve(eng->store, bytes, keys * 4u + 256u);
-}
-
 enum eng_status checkpoint_locked(struct eng *eng, const void *app_state, size_t app_state_bytes, bool wait)
 {
     uint8_t state[ENG_APP_STATE_BYTES_MAX];

@@ -387,16 +387,16 @@ enum eng_status store_reserve(struct store *store, uint64_t bytes, uint64_t ids)
     enum eng_status status = checkpoint_failed(store);
     if (status)
         return status;
+    /* three quarters of a segment are counted on: the rest may be lost where an object does not fit its end */
+    uint64_t usable = (uint64_t)segments->units * UNIT_BYTES * 3 / 4;
+    uint64_t count = bytes / usable + (bytes % usable != 0) + (store->arenas_count - 1);
+    if (count >= segments->max)
+        return eng_fail(ENG_FULL, "%s/segments: %llu bytes wanted: over the limit of %u segments", store->dir,
+                        (unsigned long long)bytes, segments->max);
     size_t left = control_ids_left(store); /* those cached by arenas not counted: another thread may be merging */
     if (left < ids)
         return eng_fail(ENG_NO_IDS, "%s: %llu new object ids wanted, %zu left", store->dir, (unsigned long long)ids,
                         left);
-    /* three quarters of a segment are counted on: the rest may be lost where an object does not fit its end */
-    uint64_t usable = (uint64_t)segments->units * UNIT_BYTES * 3 / 4;
-    uint64_t count = (bytes + usable - 1) / usable + (store->arenas_count - 1);
-    if (count >= segments->max)
-        return eng_fail(ENG_FULL, "%s/segments: %llu bytes wanted: over the limit of %u segments", store->dir,
-                        (unsigned long long)bytes, segments->max);
     status = control_room(store, ids + (store->arenas_count - 1) * (uint64_t)ARENA_IDS);
     if (status == ENG_OK)
         status = checkpoint_room_ahead(store);

@@ -151,7 +151,6 @@ static struct set build_inner(struct merger *m, unsigned depth, unsigned child_d
     if (!inner)
         merge_fail(m, arena_status(arena_inner(m->arena)));
     inner->zero = 0;
-    inner->zero2 = 0;
     inner->bytes = (uint32_t)bytes;
     inner->branches = (uint16_t)count;
     inner->depth = (uint16_t)depth;
@@ -168,6 +167,8 @@ static struct set build_inner(struct merger *m, unsigned depth, unsigned child_d
     uint64_t dirty[DIRTY_WORDS] = {0};
     const struct eng_summary *fresh[INNER_BRANCHES_MAX];
     uint64_t weight = 0;
+    uint32_t below = 0;
+    size_t read = 0;
     for (size_t i = 0; i < count; i++) {
         const struct branch *b = &branches[i];
         inner_start(inner)[i] = b->start;
@@ -190,12 +191,16 @@ static struct set build_inner(struct merger *m, unsigned depth, unsigned child_d
             const struct node *node = merge_read(m, b->id);
             fresh[i] = &node->summary;
             cache->weight[i] = node->weight;
+            below = way_longest(below, node, read++ == 0);
         }
         weight += cache->weight[i];
     }
     memset(inner_log2(inner) + count, 0, (uint8_t *)inner_child(inner) - (inner_log2(inner) + count));
     memcpy(inner_prefix(inner), head + depth, child_depth - depth);
     inner->node.weight = weight;
+    if (read < count) /* what was not looked at is no more than it was in the node of before */
+        below = old->below == 0 || (read && below == 0) ? 0 : below > old->below ? below : old->below;
+    inner->below = below;
     inner_digest(m, inner, cache, dirty, fresh);
     return (struct set){.kind = SET_NODE, .id = id, .count = inner->node.summary.count, .weight = weight};
 }

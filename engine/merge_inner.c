@@ -162,6 +162,7 @@ struct digest_cache *inner_cache(struct merger *m, struct inner *inner, bool *fr
     *fresh = !cache;
     if (cache) {
         assert(cache->branches == inner->branches);
+        cache->below = inner->below;
         return cache;
     }
     const uint32_t *child = inner_child(inner);
@@ -181,6 +182,7 @@ struct digest_cache *inner_cache(struct merger *m, struct inner *inner, bool *fr
         const struct node *node = merge_read(m, child[i]);
         cache->record[2 * i] = node->summary;
         cache->weight[i] = node->weight;
+        cache->below = way_longest(cache->below, node, i == 0);
         weight += node->weight;
     }
     if (weight != inner->node.weight) { /* from here on it is carried on by differences */
@@ -199,7 +201,7 @@ static struct inner *inner_alloc(struct merger *m, size_t bytes, uint32_t *id)
     if (!inner)
         merge_fail(m, arena_status(arena_inner(m->arena)));
     inner->zero = 0;
-    inner->zero2 = 0;
+    inner->below = 0;
     inner->bytes = (uint32_t)bytes;
     return inner;
 }
@@ -223,6 +225,7 @@ struct set inner_rehang(struct merger *m, struct inner *inner, unsigned depth)
     copy->depth = (uint16_t)depth;
     copy->prefix_bytes = (uint16_t)(child_depth - depth);
     copy->own = inner->own;
+    copy->below = inner->below;
     memcpy(inner_start(copy), inner_start(inner), inner_prefix(inner) - inner_start(inner));
     memcpy(inner_prefix(copy), m->path + depth, child_depth - depth);
     cache_move(m, inner->node.object.id, set.id);
@@ -246,6 +249,7 @@ static struct set replace_children(struct merger *m, struct inner *inner, struct
     memcpy(inner_prefix(copy), m->path + depth, child_depth - depth);
     uint64_t dirty[DIRTY_WORDS] = {0};
     const struct eng_summary *fresh[INNER_BRANCHES_MAX];
+    uint32_t below = cache->below;
     memset(fresh, 0, branches * sizeof *fresh);
     if (all_dirty)
         memset(dirty, 0xff, sizeof dirty);
@@ -258,8 +262,11 @@ static struct set replace_children(struct merger *m, struct inner *inner, struct
                                                      : build_leaf(m, group->set.entries, group->set.count, child_depth);
         inner_set_child(m->store, copy, b, child);
         mark(dirty, b);
-        fresh[b] = &merge_read(m, child)->summary;
+        const struct node *node = merge_read(m, child);
+        fresh[b] = &node->summary;
+        below = way_longest(below, node, false);
     }
+    copy->below = below;
     inner_digest(m, copy, cache, dirty, fresh);
     cache_move(m, inner->node.object.id, id);
     merge_kill(m, &inner->node.object);

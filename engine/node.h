@@ -6,7 +6,7 @@
  *         112  u8 hash[count] | (to even) | u16 offset[count] | u16 bit[count] | prefix | entries (in any order) |
  *              u8 cache[count-1][32] up to bytes
  *       entry  u16 suffix bytes | u16 form (tag 2 bits, outside 1 bit, stored bytes 13 bits) | suffix | stored
- *   inner  96  u16 branches | u16 depth | u16 prefix bytes | u8 own | u8 0 | u32 bytes | u32 0
+ *   inner  96  u16 branches | u16 depth | u16 prefix bytes | u8 own | u8 0 | u32 bytes | u32 below
  *         112  u8 start[branches] | u8 log2[branches] | (to 4) | u32 child[branches] |
  *              u32 place[branches] | prefix
  *   value  24  u64 bytes | the bytes
@@ -19,6 +19,9 @@
  *
  * weight is the sum of 8 + whole key + stored bytes over all entries: with count and the length of the longest common
  * prefix it gives the weight of DESIGN 3.3 of any set without looking at its keys (weight - count * common).
+ *
+ * below: the units of the nodes on any way from a branch to the leaf are at most that many together, 0: not known, as
+ * in stores of before. It is a bound: what made it so may be gone (reserve.c).
  *
  * stored: bytes up to 64: the value; up to the store's inline limit: its digest (32), then the value; above: u32 id of
  * the value object, u32 bytes, digest (40). Amounts: 16 bytes. A subtree: u32 id of the tree object, u32 64, its
@@ -60,7 +63,7 @@ struct inner {
     uint16_t branches, depth, prefix_bytes;
     uint8_t own, zero;
     uint32_t bytes;
-    uint32_t zero2;
+    uint32_t below;
 };
 _Static_assert(sizeof(struct inner) == 112, "on disk");
 #define INNER_BRANCHES_MAX 257u
@@ -373,6 +376,22 @@ static inline void inner_set_child(struct store *store, struct inner *inner, uns
 {
     inner_child(inner)[branch] = id;
     inner_place(inner)[branch] = store_place(store, id);
+}
+
+/* Units of a node and of those on any way below it: at most; 0: not known. */
+static inline uint32_t node_way(const struct node *node)
+{
+    if (node->object.type != OBJECT_INNER)
+        return node->object.units;
+    uint32_t below = ((const struct inner *)(const void *)node)->below, units = node->object.units;
+    return below && below <= UINT32_MAX - units ? below + units : 0;
+}
+
+/* Takes a node into what is known of its parent's branches. */
+static inline uint32_t way_longest(uint32_t below, const struct node *node, bool first)
+{
+    uint32_t here = node_way(node);
+    return here == 0 || (below == 0 && !first) ? 0 : here > below ? here : below;
 }
 
 static inline struct node *store_node(struct store *store, uint32_t id)

@@ -3,8 +3,8 @@
  *
  * For each leaf: bounds, order, hashes, bits, value digests, cached digests, weight; that values lie within it or
  * outside by their size; that it is light, and that the aligned range above it is not. For each inner node: prefix,
- * order and alignment of branches, that it is heavy, counts, sums, weight, digest. Nothing is repaired. A fault is one
- * line naming the object; the walk goes on where it can.
+ * order and alignment of branches, that it is heavy, counts, sums, weight, digest, the bound of the ways below it.
+ * Nothing is repaired. A fault is one line naming the object; the walk goes on where it can.
  */
 #include "tree.h"
 
@@ -31,6 +31,7 @@ struct finding {
     uint8_t first; /* the first byte behind its depth that its keys share, if they share one */
     uint64_t count, weight;
     size_t common; /* bytes all its keys share */
+    uint64_t way;  /* the longest from here down, in units */
 };
 
 enum { MEMO_NOTHING, MEMO_ENTERED, MEMO_DONE };
@@ -250,6 +251,7 @@ static struct finding check_leaf(struct checker *c, const struct leaf *leaf, uin
     }
     found.common = common;
     found.good = good;
+    found.way = leaf->node.object.units;
     return found;
 }
 
@@ -307,6 +309,7 @@ static struct finding check_inner(struct checker *c, const struct inner *inner, 
         good &= children[b].good;
         found.count += children[b].count;
         found.weight += children[b].weight;
+        found.way = children[b].way > found.way ? children[b].way : found.way;
         const uint8_t *start = inner_start(inner), *log2 = inner_log2(inner);
         bool own = b == 0 && inner->own;
         if (own ? children[b].common != at || children[b].count != 1
@@ -322,6 +325,9 @@ static struct finding check_inner(struct checker *c, const struct inner *inner, 
             fault(c, id, "inner node: would fit one leaf");
         if (found.weight != inner->node.weight)
             fault(c, id, "inner node: weight is wrong");
+        if (inner->below && inner->below < found.way)
+            fault(c, id, "inner node: %u units below it, there is a way of %llu", inner->below,
+                  (unsigned long long)found.way);
         struct eng_summary summary;
         if (inner_summary(c->store, inner, 0, branches - 1u, &summary) != ENG_OK ||
             memcmp(&summary, &inner->node.summary, sizeof summary) != 0)
@@ -329,6 +335,7 @@ static struct finding check_inner(struct checker *c, const struct inner *inner, 
     }
     free(children);
     found.good = good;
+    found.way += inner->node.object.units;
     return found;
 }
 

@@ -203,8 +203,13 @@ ENG_MUST_CHECK enum eng_status eng_commit_expect(struct eng_batch *batch, uint64
                                                  const struct eng_summary *expected, struct eng_summary *summary);
 /* The digest the root would have; the merge is done and undone (private fork). Same thread rules as eng_commit. */
 ENG_MUST_CHECK enum eng_status eng_dry_commit(struct eng_batch *batch, struct eng_summary *summary);
-/* Reserves the disk space a merge of this many keys and value bytes can need; ENG_FULL, ENG_NO_IDS. */
-ENG_MUST_CHECK enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t value_bytes);
+/* Reserves the disk space that the batches waiting for their merge can need, of this many keys together, with this many
+ * bytes of keys and values: their commits find it, as long as nobody else commits to the store. It is a bound for trees
+ * of any depth, with two exceptions: keys in subtrees count as if they were the outermost tree's, so deep subtrees may
+ * need more; and what waiting batches build anew may be gone through again by those behind them. A root of a store of
+ * before nodes knew their ways is taken to be of the usual depth. Should it be too little, the commit is ENG_FULL with
+ * nothing changed, as any. ENG_FULL, ENG_NO_IDS; more than any disk has is ENG_FULL. Any thread. */
+ENG_MUST_CHECK enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint64_t bytes);
 
 /* ---- subtrees ----------------------------------------------------------------------------------------------------
  *

@@ -35,9 +35,9 @@
  * Commits happen in the order in which batches were opened.
  *
  * A batch reads the version that was the newest when it was opened (with a parent: that, and the batches before it),
- * and goes on reading it whatever others commit meanwhile. Plain batches never conflict: each is merged into the newest
- * version, and of two that write the same key the one committed last wins, even if it read a value that had changed.
- * Where that matters use transactions.
+ * and goes on reading it whatever others commit meanwhile. Plain batches do not conflict, but for trees in them
+ * (below): each is merged into the newest version, and of two that write the same key the one committed last wins, even
+ * if what it had read was changed meanwhile. Where that matters use transactions.
  *
  * Threads: reads (snapshots, cursors) from any thread, no lock while reading; one snapshot or cursor handle is used by
  * one thread at a time. A batch belongs to one thread until frozen. Any thread may commit: eng_commit, eng_drop*,
@@ -74,8 +74,8 @@ struct eng_cursor;
 /* How far a commit goes before eng_commit returns, weakest first. A store is opened with the same kind each time: the
  * first three have no log of their own, the others do. Without a log a crash, and eng_close as well, take everything
  * back that was committed since the last eng_checkpoint. The log consists of files of 64 MB, the next of which is made
- * before it is needed; those a durable checkpoint does not need are removed: some hundred MB beside the state, more
- * with a larger checkpoint_log_bytes. */
+ * before it is needed: 128 MB for an empty store. Those no checkpoint
+ * needs any more are removed, so there are at most a few times checkpoint_log_bytes beside that. */
 enum eng_durability {
     ENG_DURABLE_NONE,        /* what eng_checkpoint made durable survives a crash (the ledger node: it has a log) */
     ENG_DURABLE_MPROTECT,    /* the same, and sealed segments are write-protected: a stray pointer faults */
@@ -217,9 +217,9 @@ ENG_MUST_CHECK enum eng_status eng_reserve(struct eng *eng, uint64_t keys, uint6
  * is itself a struct eng_batch: get, put, remove, ranges, cursors and further trees work in it. It is committed with
  * the batch it was opened in, sees and is seen through it at once, and lives as long as that one (eng_batch_close of a
  * tree gives back nothing). freeze, commit, mark, rollback and nested transactions are for the outermost batch and
- * cover its trees; one that was made or taken after a mark is void after a rollback to it (it may still be used, but is
- * nowhere: what is put into it is dropped with the batch; open the tree at its key anew), one that hangs in a committed
- * tree is as it was.
+ * cover its trees; one that was made or taken after a mark is void after a rollback to it: it is not to be used any
+ * more (no harm is done, but what is put into it may be dropped with the batch); open the tree at its key anew. One
+ * that hangs in a committed tree is as it was.
  *
  * A tree counts as one entry of its parent, whatever is in it: amounts in a tree are not part of its parent's sum; its
  * own summary has them.

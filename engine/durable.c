@@ -28,7 +28,8 @@
 
 enum { DURABLE_RECORD = LOG_USER, DURABLE_VOID, DURABLE_DROP };
 #define DURABLE_DROP_BYTES 16u
-#define DURABLE_RANGE 3 /* in place of an enum buffer_kind */
+#define DURABLE_DROPS_BYTES (64u << 10) /* of drops without a commit, before they are written without a flusher */
+#define DURABLE_RANGE 3                 /* in place of an enum buffer_kind */
 #define CHECKPOINT_LOG_BYTES_DEFAULT (256ull << 20)
 
 /* Bytes of a layer's entries, and of the count before them. */
@@ -129,7 +130,9 @@ enum eng_status eng_log_batch(struct eng *eng, struct eng_batch *batch, uint64_t
             p = put_subtree(p, batch->trees->handles[i], numbers);
     assert(p == record + bytes);
     free(numbers);
-    status = log_append(eng->log, DURABLE_RECORD, record, (uint32_t)bytes, -1, offset, end);
+    status = log_room(eng->log, bytes + sizeof *offset, 2); /* one that makes it void must not meet a full disk */
+    if (status == ENG_OK)
+        status = log_append(eng->log, DURABLE_RECORD, record, (uint32_t)bytes, -1, offset, end);
     free(record);
     if (status == ENG_OK && eng->inline_only)
         status = log_flush(eng->log);
@@ -145,15 +148,20 @@ enum eng_status eng_log_void(struct eng *eng, uint64_t offset, uint64_t *end)
 void eng_log_drop(struct eng *eng, uint32_t root, uint64_t tag, bool below)
 {
     uint8_t record[DURABLE_DROP_BYTES];
-    uint64_t offset, end;
     uint32_t all = below;
-    if (!eng->log || eng->failed != ENG_OK)
+    struct store_version head;
+    if (!eng->log || eng->failed != ENG_OK || !store_head(eng->store, root, &head))
         return;
+    if (tag > head.tag) /* not what comes after it */
+        tag = head.tag;
     memcpy(record, &root, 4);
     memcpy(record + 4, &all, 4);
     memcpy(record + 8, &tag, 8);
-    if (log_append(eng->log, DURABLE_DROP, record, sizeof record, 0, &offset, &end) != ENG_OK) {
-        /* a replay keeps them a little longer */
+    enum eng_status status = log_append_later(eng->log, DURABLE_DROP, record, sizeof record);
+    if (status == ENG_OK && eng->inline_only && log_end(eng->log) - log_durable(eng->log) > DURABLE_DROPS_BYTES)
+        status = log_flush(eng->log);
+    if (status != ENG_OK) {
+        /* a replay keeps them a little longer; a log that failed says so at the next commit */
     }
 }
 

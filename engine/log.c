@@ -212,6 +212,8 @@ void log_close(struct log **log)
 
 /* --- append -------------------------------------------------------------------------------------------------- */
 
+#define LATER_BYTES_MAX (64u << 10) /* of what log_append_later left, before the flusher is woken for it */
+
 /* Takes bytes of prepared file space, preparing more if needed. */
 static enum eng_status take_disk(struct log *log, uint64_t bytes, int timeout_ms)
 {
@@ -291,7 +293,7 @@ void log_publish(struct log *log, struct log_ticket *ticket)
 enum eng_status log_append(struct log *log, uint32_t type, const void *payload, uint32_t length, int timeout_ms,
                            uint64_t *offset, uint64_t *end)
 {
-    struct log_ticket ticket;
+    struct log_ticket ticket = {0};
     enum eng_status status = log_reserve(log, type, length, timeout_ms, &ticket);
     if (status != ENG_OK)
         return status;
@@ -302,6 +304,28 @@ enum eng_status log_append(struct log *log, uint32_t type, const void *payload, 
     if (end)
         *end = ticket.end;
     return ENG_OK;
+}
+
+enum eng_status log_append_later(struct log *log, uint32_t type, const void *payload, uint32_t length)
+{
+    struct log_ticket ticket = {0};
+    enum eng_status status = log_reserve(log, type, length, 0, &ticket);
+    if (status != ENG_OK)
+        return status;
+    log_fill(log, &ticket, 0, payload, length);
+    log_seal(log, ticket.offset, ticket.type, ticket.length);
+    if (ticket.end - log_durable(log) > LATER_BYTES_MAX)
+        log_published_wake(log);
+    return ENG_OK;
+}
+
+enum eng_status log_room(struct log *log, uint64_t payload_bytes, uint32_t records)
+{
+    uint64_t bytes = payload_bytes + records * (log_record_bytes(0) + LOG_ALIGN + LOG_MARK_BYTES);
+    enum eng_status status = take_disk(log, bytes, -1);
+    if (status == ENG_OK)
+        log_credit_give(&log->disk_credit, bytes);
+    return status;
 }
 
 /* --- durability ---------------------------------------------------------------------------------------------- */

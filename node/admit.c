@@ -115,6 +115,11 @@ static bool answer_known(struct ledger *ledger, struct admitted *admitted, enum 
         return false;
     pthread_mutex_lock(&ledger->lock);
     bool known = height <= ledger->published && !ledger->closing;
+    if (known && ledger->answers.count >= LEDGER_RESUBMISSIONS_MAX) {
+        known = false;
+        eng_fail(ENG_BUSY, "submit: %u resubmissions wait for their receipts", LEDGER_RESUBMISSIONS_MAX);
+        *code = TX_BUSY;
+    }
     if (known) {
         admitted->receipt_height = height;
         resubmissions_add(&ledger->answers, admitted);

@@ -34,6 +34,7 @@
 #define LEDGER_ROOT_SYSTEM 1u
 
 #define LEDGER_INFLIGHT_MAX 65536u               /* transactions accepted and not answered */
+#define LEDGER_RESUBMISSIONS_MAX 8192u           /* of them, those that are answered with a receipt that is there */
 #define LEDGER_INFLIGHT_BYTES_MAX (128ull << 20) /* of them */
 #define LEDGER_IMPORTS_MAX 1024u                 /* blocks handed in and not answered */
 #define LEDGER_IMPORT_BYTES_MAX (192ull << 20)   /* of them */
@@ -94,6 +95,7 @@ struct waiter {
 /* Resubmissions, in the order of their coming; end: where the next one goes. */
 struct resubmissions {
     struct admitted *first, **end;
+    size_t count;
 };
 
 enum block_stage { BLOCK_OPEN, BLOCK_FROZEN, BLOCK_LOGGED, BLOCK_COMMITTED, BLOCK_SEALED, BLOCK_STORED };
@@ -201,6 +203,11 @@ struct ledger {
     struct eng_batch *last_frozen; /* not yet merged, or NULL */
     uint64_t flush_target;         /* log offset behind the last closed block */
     struct resubmissions answers;  /* of published transactions */
+    struct {                       /* the block their receipts were last found in; PUBLISH only */
+        uint64_t height;           /* 0: none */
+        uint8_t *bytes;
+        size_t capacity, size;
+    } again;
     uint64_t published;
     uint8_t published_digest[32];
     bool closing;

@@ -39,8 +39,9 @@
 #define PROTOCOL_WAITS_MAX 64u                     /* of them, those that wait for a height */
 #define PROTOCOL_WORKERS 4u                        /* threads that read */
 #define PROTOCOL_WORK_BYTES_MAX (256u << 20)       /* requests being worked on; above it none is received */
-#define PROTOCOL_REPLY_WORK_BYTES_MAX (128u << 20) /* answers not yet taken; above it nothing is read */
+#define PROTOCOL_REPLY_WORK_BYTES_MAX (128u << 20) /* answers not yet taken; above it only for who owes nothing */
 #define PROTOCOL_REPLY_SHARE_BYTES (32u << 20)     /* the same of one client; above it nothing is read for that one */
+#define PROTOCOL_REPLY_GUESS_BYTES (8u << 20)      /* of it, for a request that is being read */
 #define PROTOCOL_SEND_MS 10000u                    /* a client that stops within a request or answer is let go */
 #define PROTOCOL_PROGRESS_BYTES (1u << 20)         /* of an answer; one that takes less in that time has stopped */
 #define PROTOCOL_WAIT_MS_MAX 30000u                /* one VERB_WAIT; a client that waits longer asks again */

@@ -6,8 +6,8 @@
  * offset, it becomes the head: one store under the lock, then everybody who waits for it is answered, in the order of
  * the receipts. What was appended during the sync is the next block: EXECUTE is told when the disk is idle.
  *
- * Resubmissions are answered here too, with the receipt out of the sealed block, which is read for each: so only a few
- * in turn with the blocks.
+ * Resubmissions are answered here too, with the receipt out of the sealed block, which is read if it is not the one of
+ * the last of them: so only a few in turn with the blocks.
  *
  * Ways to fail: a failed flush stops the ledger for good (P1: never retried). Blocks that are not published then are
  * answered as not done; whether they are in the log the next start will tell, and the client asks again with its id.
@@ -68,11 +68,13 @@ void resubmissions_init(struct resubmissions *list)
 {
     list->first = NULL;
     list->end = &list->first;
+    list->count = 0;
 }
 
 void resubmissions_add(struct resubmissions *list, struct admitted *admitted)
 {
     admitted->next = NULL;
+    list->count++;
     *list->end = admitted;
     list->end = &admitted->next;
 }
@@ -80,8 +82,10 @@ void resubmissions_add(struct resubmissions *list, struct admitted *admitted)
 static struct admitted *resubmissions_take(struct resubmissions *list)
 {
     struct admitted *admitted = list->first;
-    if (admitted)
-        list->first = admitted->next;
+    if (!admitted)
+        return NULL;
+    list->first = admitted->next;
+    list->count--;
     if (!list->first)
         list->end = &list->first;
     return admitted;
@@ -89,15 +93,30 @@ static struct admitted *resubmissions_take(struct resubmissions *list)
 
 static void answer_again(struct ledger *ledger, struct admitted *admitted)
 {
-    uint8_t *bytes = NULL;
-    size_t size = 0;
-    enum eng_status status = read_receipt(ledger, admitted->tx.id, admitted->receipt_height, &bytes, &size);
+    size_t at, size;
+    struct sealed_block sealed;
+    enum eng_status status = ENG_OK;
+    uint64_t height = admitted->receipt_height;
+    if (ledger->again.height != height) {
+        ledger->again.height = 0;
+        status =
+            blockstore_read(ledger->blocks, height, &ledger->again.bytes, &ledger->again.capacity, &ledger->again.size);
+        if (status == ENG_OK)
+            ledger->again.height = height;
+    }
     if (status == ENG_OK)
-        admitted->done(admitted->context, TX_OK, bytes, size);
-    else /* not found: its time ran out meanwhile */
-        admitted->done(admitted->context, status == ENG_NOT_FOUND ? TX_EXPIRED : TX_BUSY, NULL, 0);
-    free(bytes);
+        status = sealed_block_decode(ledger->again.bytes, ledger->again.size, &sealed);
+    if (status == ENG_OK && receipt_find(sealed.receipts, sealed.receipts_bytes, admitted->tx.id, &at, &size))
+        admitted->done(admitted->context, TX_OK, sealed.receipts + at, size);
+    else /* it cannot be read */
+        admitted->done(admitted->context, TX_BUSY, NULL, 0);
     admitted_release(ledger, admitted);
+}
+
+static void forget_block(struct ledger *ledger)
+{
+    free(ledger->again.bytes);
+    memset(&ledger->again, 0, sizeof ledger->again);
 }
 
 void publish_answers(struct ledger *ledger, size_t most)
@@ -106,8 +125,10 @@ void publish_answers(struct ledger *ledger, size_t most)
         pthread_mutex_lock(&ledger->lock);
         struct admitted *admitted = resubmissions_take(&ledger->answers);
         pthread_mutex_unlock(&ledger->lock);
-        if (!admitted)
+        if (!admitted) {
+            forget_block(ledger);
             return;
+        }
         answer_again(ledger, admitted);
     }
 }

@@ -7,8 +7,8 @@
  *
  * Ways to fail: a malformed request is answered with its fault. Not enough memory for a reply: the client is told so,
  * and if even that cannot be made its connection is closed. While PROTOCOL_REPLY_WORK_BYTES_MAX of answers wait to be
- * taken by their clients nothing more is read; while PROTOCOL_REPLY_SHARE_BYTES of one client's do, nothing more for
- * that one. Nothing a client sends can stop the server.
+ * taken by their clients only who owes nothing is served; while PROTOCOL_REPLY_SHARE_BYTES of one client's do, nothing
+ * more is read for that one. Nothing a client sends can stop the server.
  *
  * Invariants: server->lock is never held while calling the ledger or making a reply. A request is answered exactly
  * once.
@@ -35,15 +35,15 @@ void request_push(struct request_queue *queue, struct request *request)
     queue->tail = request;
 }
 
-struct request *request_pop(struct request_queue *queue)
+/* before: the one before it, NULL: it is the first. */
+static void request_cut(struct request_queue *queue, struct request *before, struct request *request)
 {
-    struct request *request = queue->head;
-    if (request) {
+    if (before)
+        before->next = request->next;
+    else
         queue->head = request->next;
-        if (!queue->head)
-            queue->tail = NULL;
-    }
-    return request;
+    if (queue->tail == request)
+        queue->tail = before;
 }
 
 /* ---- answers ---- */
@@ -82,6 +82,8 @@ void server_answer(struct request *request, struct protocol_writer *writer)
     request->reply = reply;
     server->reply_bytes += reply ? reply->size : 0;
     request->connection->owed += reply ? reply->size : 0;
+    request->connection->reading -= request->reading;
+    request->reading = false;
     request_push(&server->answers, request);
     pthread_mutex_unlock(&server->lock);
     server_socket_wake(server);
@@ -167,26 +169,49 @@ void server_dispatch(struct request *request)
 
 /* ---- threads ---- */
 
-/* The first reading request whose answer there is room for, or NULL; the lock is held. */
+/* Is there room for the answer of one more reading request of this connection? When all clients together owe much,
+ * only those are served that owe nothing: so a few that are slow hold up nobody else. */
+static bool may_read(const struct server *server, const struct connection *connection)
+{
+    if (server->quit)
+        return true;
+    if (server->reply_bytes >= PROTOCOL_REPLY_WORK_BYTES_MAX)
+        return server->reply_bytes < 2u * PROTOCOL_REPLY_WORK_BYTES_MAX && !connection->owed && !connection->reading;
+    return connection->owed + connection->reading * (size_t)PROTOCOL_REPLY_GUESS_BYTES < PROTOCOL_REPLY_SHARE_BYTES;
+}
+
+/* The first reading request that may be worked on, or NULL; the lock is held. */
 static struct request *next_read(struct server *server)
 {
-    struct request_queue *queue = &server->reads;
-    if (server->quit)
-        return request_pop(queue);
-    if (server->reply_bytes >= PROTOCOL_REPLY_WORK_BYTES_MAX)
-        return NULL;
-    struct request *before = NULL, *request = queue->head;
-    while (request && request->connection->owed >= PROTOCOL_REPLY_SHARE_BYTES) {
+    struct request *before = NULL, *request = server->reads.head;
+    while (request && !may_read(server, request->connection)) {
         before = request;
         request = request->next;
     }
-    if (!before)
-        return request_pop(queue);
-    if (request) {
-        before->next = request->next;
-        if (queue->tail == request)
-            queue->tail = before;
+    if (!request)
+        return NULL;
+    request_cut(&server->reads, before, request);
+    request->reading = true;
+    request->connection->reading++;
+    return request;
+}
+
+/* The first request of another client than the last one's, if there is any: one with many makes none wait for all. */
+static struct request *next_write(struct server *server)
+{
+    struct request *before = NULL, *request = server->writes.head;
+    while (request && request->connection == server->wrote_last) {
+        before = request;
+        request = request->next;
     }
+    if (!request) {
+        before = NULL;
+        request = server->writes.head;
+    }
+    if (!request)
+        return NULL;
+    request_cut(&server->writes, before, request);
+    server->wrote_last = request->connection;
     return request;
 }
 
@@ -224,7 +249,7 @@ static void *writer_main(void *context)
     struct server *server = context;
     pthread_mutex_lock(&server->lock);
     for (;;) {
-        struct request *request = request_pop(&server->writes);
+        struct request *request = next_write(server);
         if (!request) {
             if (server->quit)
                 break;

@@ -47,7 +47,9 @@ struct connection {
     uint64_t progress_ms; /* when an answer was taken, or PROTOCOL_PROGRESS_BYTES of one */
     uint64_t received_ms; /* when something came of the message that is being received */
     uint32_t events;      /* as epoll knows them */
-    size_t owed;          /* under server->lock: bytes of answers made and not yet sent */
+    /* under server->lock */
+    size_t owed;      /* bytes of answers made and not yet sent */
+    unsigned reading; /* requests that a reader works on */
 };
 
 struct request {
@@ -61,6 +63,7 @@ struct request {
     struct protocol_reader body;
     struct request *next;         /* in a queue, the list of answers or the free list */
     uint64_t height, deadline_ms; /* VERB_WAIT */
+    bool reading;                 /* by a reader; under server->lock */
     struct reply *reply;          /* NULL: none could be made, the connection is closed */
 };
 
@@ -84,6 +87,7 @@ struct server {
     pthread_mutex_t lock;
     pthread_cond_t read_work, write_work, wait_work, idle;
     struct request_queue reads, writes, answers;
+    const struct connection *wrote_last; /* whose write was taken last; it may be gone */
     struct request *waits;
     unsigned wait_count;
     size_t reply_bytes; /* of answers made and not yet sent, all connections */
@@ -96,7 +100,6 @@ struct server {
 };
 
 void request_push(struct request_queue *queue, struct request *request);
-struct request *request_pop(struct request_queue *queue);
 
 /* Puts a received request where it is worked on: socket thread. */
 void server_dispatch(struct request *request);

@@ -8,7 +8,9 @@
  * poll, so an interruption of any kind resumes at the right height.
  *
  * While another source is good, a source has less time to answer; one that gave no answer is asked once in a while,
- * without a wait and for two seconds only, so it costs what the others deliver no more than that.
+ * without a wait and for two seconds only, so it costs what the others deliver no more than that. Good is who delivered
+ * blocks, or has at least what the others are known to have; and as nobody may know better than who is slow, the two
+ * seconds double.
  *
  * A sealed block is believed in this order: framing, ledger id, height, digest of the header before, time and epoch
  * that do not go back, a signer in the signer set, the signature, the digests of receipts (and of transactions if they
@@ -51,7 +53,7 @@
 #define FOLLOWER_ANSWER_MS_MIN 30000 /* beyond the wait; doubles when it was too short */
 #define FOLLOWER_ANSWER_MS_MAX 240000
 #define FOLLOWER_ANSWER_MS_GOOD 5000 /* while another source is good */
-#define FOLLOWER_PROBE_MS 2000       /* for one that was silent, then */
+#define FOLLOWER_PROBE_MS 2000       /* for one that was silent, then; doubles each time */
 #define FOLLOWER_SILENT_MS 60000     /* its longest rest */
 
 struct upstream {
@@ -65,9 +67,11 @@ struct upstream {
     unsigned backoff_ms; /* 0: the last poll went well */
     uint64_t rest_until_ms;
     int answer_ms;
-    bool gone;   /* said that our next height is no longer kept */
-    bool good;   /* the last poll went well */
-    bool silent; /* no answer came in time, and another source was good */
+    uint64_t height; /* as last announced, 0: never */
+    bool gone;       /* said that our next height is no longer kept */
+    bool good;       /* the last poll went well */
+    bool silent;     /* no answer came in time, and another source was good */
+    int probe_ms;
 };
 
 struct follower {
@@ -379,6 +383,7 @@ static enum poll_result take_answer(struct follower *follower, struct upstream *
     if (reply.kind != MESSAGE_BLOCKS)
         return trouble(follower, source, POLL_AGAIN, "an answer of another kind");
     source->gone = false;
+    source->height = reply.height;
     progress(follower, reply.height);
     size_t at = 0;
     const uint8_t *block;
@@ -422,20 +427,23 @@ static enum poll_result poll_source(struct follower *follower, struct upstream *
     uint8_t bytes[MESSAGE_REQUEST_BYTES_MAX];
     nng_msg *answer = NULL;
     int error = exchange(source, bytes, message_request_encode(&request, bytes),
-                         probe ? FOLLOWER_PROBE_MS : FOLLOWER_SEND_MS, FOLLOWER_WAIT_MS + source->answer_ms,
-                         probe ? FOLLOWER_PROBE_MS : FOLLOWER_WAIT_MS + FOLLOWER_ANSWER_MS_GOOD, &answer);
+                         probe ? source->probe_ms : FOLLOWER_SEND_MS, FOLLOWER_WAIT_MS + source->answer_ms,
+                         probe ? source->probe_ms : FOLLOWER_WAIT_MS + FOLLOWER_ANSWER_MS_GOOD, &answer);
     if (error == NNG_ECLOSED || error == NNG_ECANCELED)
         return POLL_CLOSED;
     pthread_mutex_lock(&follower->lock);
     bool others = another_is_good(follower, source);
     pthread_mutex_unlock(&follower->lock);
-    if (error == NNG_ETIMEDOUT && others)
+    if (error == NNG_ETIMEDOUT && others && source->silent && source->probe_ms < FOLLOWER_ANSWER_MS_MAX)
+        source->probe_ms *= 2; /* it may be slow, and the others may know no better */
+    else if (error == NNG_ETIMEDOUT && others)
         source->silent = true;
     else if (error == NNG_ETIMEDOUT && source->answer_ms < FOLLOWER_ANSWER_MS_MAX)
         source->answer_ms *= 2; /* a large block over a slow line must get through at last */
     if (error)
         return trouble(follower, source, POLL_AGAIN, "%s", nng_strerror(error));
     source->silent = false;
+    source->probe_ms = FOLLOWER_PROBE_MS;
     source->rest_until_ms = 0; /* it may have been asked before */
     source->answer_ms = FOLLOWER_ANSWER_MS_MIN;
     result = take_answer(follower, source, answer);
@@ -494,6 +502,15 @@ static void rest(struct upstream *source)
     source->rest_until_ms = clock_ms() + source->backoff_ms;
 }
 
+/* Has it blocks, and as many as any other said to have? */
+static bool knows_most(const struct follower *follower, const struct upstream *source)
+{
+    for (size_t i = 0; i < follower->count; i++)
+        if (follower->sources[i].height > source->height)
+            return false;
+    return source->height > 0;
+}
+
 static void follow(struct follower *follower)
 {
     struct upstream *source;
@@ -501,7 +518,7 @@ static void follow(struct follower *follower)
         uint64_t asked_ms = clock_ms();
         enum poll_result result = poll_source(follower, source);
         pthread_mutex_lock(&follower->lock);
-        source->good = result == POLL_BLOCKS || result == POLL_NOTHING;
+        source->good = result == POLL_BLOCKS || (result == POLL_NOTHING && knows_most(follower, source));
         pthread_mutex_unlock(&follower->lock);
         switch (result) {
         case POLL_BLOCKS:
@@ -606,6 +623,7 @@ enum eng_status follower_open(const struct replication_ledger *ledger, const cha
         struct upstream *source = &follower->sources[i];
         source->follower = follower;
         source->answer_ms = FOLLOWER_ANSWER_MS_MIN;
+        source->probe_ms = FOLLOWER_PROBE_MS;
         source->good = true; /* until it is asked */
         if ((size_t)snprintf(source->url, sizeof source->url, "%s", urls[i]) >= sizeof source->url) {
             status = eng_fail(ENG_INVALID, "follow: an address is longer than %zu bytes", sizeof source->url - 1);

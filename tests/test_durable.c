@@ -97,6 +97,109 @@ START_TEST(a_batch_that_was_logged_and_failed_is_void)
 }
 END_TEST
 
+static enum eng_status commit_sized(struct eng *eng, uint64_t tag, uint32_t number, size_t bytes)
+{
+    static uint8_t value[2048];
+    struct eng_batch *batch;
+    uint32_t key = number * 2654435761u;
+    memcpy(value, &number, 4);
+    NEED_OK(eng_batch_open(eng, 0, NULL, &batch));
+    NEED_OK(eng_batch_put(batch, (uint8_t *)&key, 4, (struct eng_value){ENG_BYTES, value, bytes}));
+    NEED_OK(eng_batch_freeze(batch));
+    enum eng_status status = eng_commit(batch, tag, NULL);
+    eng_batch_close(&batch);
+    return status;
+}
+
+/* Commits are refused by a full disk and tried again, until the log has no room either: for what makes the last batch
+ * in it void there is some. `_i`: another length of the records. */
+START_TEST(a_full_disk_does_not_stop_the_store)
+{
+    struct disk *on;
+    struct eng *eng;
+    uint64_t tag = 0;
+    NEED_OK(disk_sim_open(2u << 20, &on));
+    struct eng_options options = fixture_options(on, ENG_DURABLE_FSYNC);
+    NEED_OK(eng_open(&options, &eng));
+    uint32_t number = 0;
+    for (unsigned full = 0; full < 3000; number++) {
+        enum eng_status status = commit_sized(eng, tag + 1, number, 8 + 67 * (size_t)_i);
+        ck_assert(status == ENG_OK || status == ENG_FULL);
+        tag += status == ENG_OK;
+        full += status != ENG_OK;
+    }
+    ck_assert_int_eq(eng->failed, ENG_OK);
+    NEED_OK(eng_drop_below(eng, 0, tag));
+    NEED_OK(eng_compact(eng, 75));
+    NEED_OK(commit_sized(eng, tag + 1, number, 100));
+    eng_close(&eng);
+    NEED_OK(eng_open(&options, &eng));
+    ck_assert_uint_eq(head_tag(eng), tag + 1);
+    eng_close(&eng);
+    disk_close(&on);
+}
+END_TEST
+
+/* Everything below the newest was dropped, then more versions came. A rebuild for another root reads the log anew. */
+START_TEST(a_drop_is_of_what_was_there)
+{
+    struct disk *on;
+    struct eng *eng;
+    struct store_version head;
+    NEED_OK(disk_sim_open(0, &on));
+    struct eng_options options = fixture_options(on, ENG_DURABLE_FSYNC);
+    NEED_OK(eng_open(&options, &eng));
+    for (uint64_t tag = 1; tag <= 3; tag++)
+        fixture_commit(eng, 0, tag, 30);
+    NEED_OK(eng_drop_below(eng, 0, ENG_HEAD));
+    for (uint64_t tag = 4; tag <= 10; tag++)
+        fixture_commit(eng, 0, tag, 10);
+    fixture_commit(eng, 1, 1, 40);
+    fixture_commit(eng, 1, 2, 40);
+    NEED_OK(eng_checkpoint(eng, NULL, 0, true));
+    ck_assert(store_head(eng->store, 1, &head));
+    uint64_t at = CONTROL_LOCATION(eng->store->view.control[head.root]) * 64;
+    ck_assert_uint_eq(eng_version_count(eng, 0), 8);
+    eng_close(&eng);
+    NEED_OK(disk_sim_flip(on, "state/segments", (at + 60) * 8));
+    options.recovery = ENG_RECOVER_REBUILD;
+    NEED_OK(eng_open(&options, &eng));
+    ck_assert_uint_eq(eng_version_count(eng, 0), 8);
+    ck_assert(fixture_audit(eng));
+    eng_close(&eng);
+    disk_close(&on);
+}
+END_TEST
+
+/* Drops cost no sync of their own. */
+static void count_calls(void *context, struct disk *on, uint64_t n)
+{
+    (void)on;
+    *(uint64_t *)context = n;
+}
+
+START_TEST(drops_are_written_with_what_follows)
+{
+    struct disk *on;
+    struct eng *eng;
+    uint64_t calls = 0;
+    NEED_OK(disk_sim_open(0, &on));
+    struct eng_options options = fixture_options(on, ENG_DURABLE_FSYNC);
+    NEED_OK(eng_open(&options, &eng));
+    for (uint64_t tag = 1; tag <= 5; tag++)
+        fixture_commit(eng, 0, tag, 10);
+    disk_sim_watch(on, count_calls, &calls);
+    uint64_t logged = log_end(eng->log), durable = log_durable(eng->log);
+    NEED_OK(eng_drop_below(eng, 0, 3));
+    ck_assert_uint_gt(log_end(eng->log), logged);
+    ck_assert_uint_eq(log_durable(eng->log), durable);
+    ck_assert_uint_eq(calls, 0);
+    disk_sim_watch(on, NULL, NULL);
+    eng_close(&eng);
+    disk_close(&on);
+}
+END_TEST
+
 /* Versions that came and went since the checkpoint take no space at a replay, and do not come back. */
 START_TEST(drops_are_replayed)
 {
@@ -252,6 +355,9 @@ int main(void)
     tcase_set_timeout(tests, 300);
     tcase_add_loop_test(tests, a_batch_that_was_logged_and_failed_is_void, ENG_DURABLE_MSYNC_SYNC,
                         ENG_DURABLE_FULL + 1);
+    tcase_add_loop_test(tests, a_full_disk_does_not_stop_the_store, 0, 30);
+    tcase_add_test(tests, a_drop_is_of_what_was_there);
+    tcase_add_test(tests, drops_are_written_with_what_follows);
     tcase_add_test(tests, drops_are_replayed);
     tcase_add_test(tests, tags_and_batches_keep_their_order);
     tcase_add_test(tests, checkpoints_trim_the_log);

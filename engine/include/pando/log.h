@@ -91,6 +91,13 @@ void log_publish(struct log *log, struct log_ticket *ticket);
 ENG_MUST_CHECK enum eng_status log_append(struct log *log, uint32_t type, const void *payload, uint32_t length,
                                           int timeout_ms, uint64_t *offset, uint64_t *end);
 
+/* The same at once or not at all (ENG_BUSY: no ring space), and nobody waits for it: it is written with what is
+ * appended next, or when some of its kind have gathered. */
+ENG_MUST_CHECK enum eng_status log_append_later(struct log *log, uint32_t type, const void *payload, uint32_t length);
+/* Makes sure that there is disk space for so many records with that many payload bytes in all; it is theirs if nobody
+ * else appends before. ENG_FULL, ENG_IO. */
+ENG_MUST_CHECK enum eng_status log_room(struct log *log, uint64_t payload_bytes, uint32_t records);
+
 /* Everything before the returned offset is on stable storage. */
 uint64_t log_durable(const struct log *log);
 /* Offset after the last reserved record. */

@@ -6,7 +6,9 @@
  * checkpoint was made: nothing within a value is, because checksums depend on the store's secret (rootslot.c). Those of
  * a generation newer than the checkpoint's are not part of it (a checkpoint that came after began and did not end), nor
  * are those of lost generations (lost.h); of several copies of one id the one of the newest generation counts. Copies
- * of the same generation are what the compactor moved, and are the same.
+ * of the same generation are what the compactor moved, and are the same. Which of them the checkpoint's own table means
+ * is not asked; so no segment that any object was found in is written to before the next checkpoint: a start after a
+ * crash in between needs no rebuild.
  *
  * Whether an object was live cannot be seen from it. So the versions decide:
  *
@@ -92,6 +94,7 @@ static void scan_segment(struct store *store, uint32_t n)
         if (plausible(store, object, store->segments.units - at) && object_right(store, object)) {
             if (!lost_has(&store->lost, object->generation))
                 table_put(store, object, base + at);
+            store->segments.table[n].captured = store->root.checkpoint;
             at += object->units;
         } else {
             at++;

@@ -252,7 +252,12 @@ static void segments_classify(struct store *store)
         struct segment *segment = &segments->table[n];
         segment->punched = true; /* it may be, or its end: reserved before it is used again */
         if (atomic_load_explicit(&segment->live, memory_order_relaxed) == 0) {
-            segments->free[segments->free_count++] = n;
+            if (segment->captured) { /* by a rebuild */
+                segment->state = SEGMENT_EMPTY;
+                segments->empty[segments->empty_count++] = n;
+            } else {
+                segments->free[segments->free_count++] = n;
+            }
             continue;
         }
         segment->state = SEGMENT_SEALED;

@@ -147,9 +147,9 @@ enum eng_status store_open(const struct store_options *options, struct store **s
     if (status == ENG_OK)
         status = hints_init(made);
     if (status == ENG_OK)
-        status = readers_init(made);
-    if (status == ENG_OK)
         status = checkpoint_room_begin(made);
+    if (status == ENG_OK) /* the last: others may know of it then */
+        status = readers_init(made);
     if (status) {
         store_release(made);
         return status;

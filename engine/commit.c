@@ -10,10 +10,9 @@
  * leaves it out; a log that fails.
  */
 #include "engine_internal.h"
+#include "subtree.h"
 
 #include <stdio.h>
-
-#include "subtree.h"
 
 static enum eng_status merge_batch(struct eng_batch *batch, uint64_t tag, const struct eng_summary *expected, bool keep,
                                    struct eng_summary *summary)

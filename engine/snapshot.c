@@ -64,10 +64,7 @@ enum eng_status eng_drop(struct eng *eng, uint32_t root, uint64_t tag)
 enum eng_status eng_drop_below(struct eng *eng, uint32_t root, uint64_t tag)
 {
     pthread_mutex_lock(&eng->commits);
-    struct store_version oldest;
-    bool some = store_versions(eng->store, root, &oldest, 1) && oldest.tag < tag;
-    store_mark_below(eng->store, root, tag);
-    if (some)
+    if (store_mark_below(eng->store, root, tag))
         eng_log_drop(eng, root, tag, true);
     bool send = !eng->release_failed;
     pthread_mutex_unlock(&eng->commits);

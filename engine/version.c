@@ -371,19 +371,23 @@ enum eng_status store_drop(struct store *store, uint32_t lineage, uint64_t tag)
     return store_free_dropped(store);
 }
 
-void store_mark_below(struct store *store, uint32_t lineage, uint64_t tag)
+bool store_mark_below(struct store *store, uint32_t lineage, uint64_t tag)
 {
     struct lineage *line = lineage_of(store, lineage);
+    bool some = false;
     assert(store->open == 0);
     pthread_mutex_lock(&store->versions.lock);
     for (size_t i = 0; i + 1 < line->count; i++) {
         struct version *version = &line->versions[line->first + i];
         if (version->seen.tag >= tag)
             break;
-        if (!version->dropped)
-            version_mark(store, line, version);
+        if (version->dropped)
+            continue;
+        version_mark(store, line, version);
+        some = true;
     }
     pthread_mutex_unlock(&store->versions.lock);
+    return some;
 }
 
 enum eng_status store_drop_below(struct store *store, uint32_t lineage, uint64_t tag)

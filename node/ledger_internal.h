@@ -344,8 +344,5 @@ ENG_MUST_CHECK enum eng_status follow_ids(struct ledger *ledger, const uint8_t *
 /* read.c */
 /* The receipt of this id in a sealed block's receipts; false if there is none. */
 bool receipt_find(const uint8_t *receipts, size_t size, const uint8_t id[TX_ID_BYTES], size_t *at, size_t *bytes);
-/* height 0: where the table of ids says. */
-ENG_MUST_CHECK enum eng_status read_receipt(struct ledger *ledger, const uint8_t id[TX_ID_BYTES], uint64_t height,
-                                            uint8_t **bytes, size_t *size);
 
 #endif

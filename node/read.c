@@ -118,15 +118,13 @@ bool receipt_find(const uint8_t *receipts, size_t size, const uint8_t id[TX_ID_B
     return false;
 }
 
-enum eng_status read_receipt(struct ledger *ledger, const uint8_t id[TX_ID_BYTES], uint64_t height, uint8_t **bytes,
-                             size_t *size)
+enum eng_status ledger_receipt(struct ledger *ledger, const uint8_t id[TX_ID_BYTES], uint8_t **bytes, size_t *size)
 {
     /* relaxed: the newest ledger time is a bound, not a point in an order */
     uint64_t now = atomic_load_explicit(&ledger->newest_time, memory_order_relaxed);
     pthread_mutex_lock(&ledger->ids_lock);
     const struct idtable_entry *entry = idtable_find(&ledger->ids, id, now);
-    if (!height)
-        height = entry ? entry->height : 0;
+    uint64_t height = entry ? entry->height : 0;
     pthread_mutex_unlock(&ledger->ids_lock);
     uint8_t *block = NULL;
     size_t capacity = 0, block_bytes, at;
@@ -147,11 +145,6 @@ enum eng_status read_receipt(struct ledger *ledger, const uint8_t id[TX_ID_BYTES
     }
     free(block);
     return status;
-}
-
-enum eng_status ledger_receipt(struct ledger *ledger, const uint8_t id[TX_ID_BYTES], uint8_t **bytes, size_t *size)
-{
-    return read_receipt(ledger, id, 0, bytes, size);
 }
 
 /* ---- status ---- */

@@ -7,19 +7,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "expect_status.h"
 #include "log_format.h"
 #include "recovery_fixture.h"
-
-#define ok(call)                                                                                                       \
-    do {                                                                                                               \
-        enum eng_status ok_status = (call);                                                                            \
-        ck_assert_msg(ok_status == ENG_OK, "%s: %s (%s)", #call, eng_status_text(ok_status), eng_error());             \
-    } while (0)
-#define fails(call, expected)                                                                                          \
-    do {                                                                                                               \
-        enum eng_status fails_status = (call);                                                                         \
-        ck_assert_msg(fails_status == (expected), "%s: %s", #call, eng_status_text(fails_status));                     \
-    } while (0)
 
 static const enum eng_durability with_log[] = {ENG_DURABLE_MSYNC_SYNC, ENG_DURABLE_FSYNC, ENG_DURABLE_FULL};
 

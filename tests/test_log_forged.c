@@ -8,19 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "expect_status.h"
 #include "log_format.h"
 #include "pando/log.h"
-
-#define ok(call)                                                                                                       \
-    do {                                                                                                               \
-        enum eng_status ok_status = (call);                                                                            \
-        ck_assert_msg(ok_status == ENG_OK, "%s: %s (%s)", #call, eng_status_text(ok_status), eng_error());             \
-    } while (0)
-#define fails(call, expected)                                                                                          \
-    do {                                                                                                               \
-        enum eng_status fails_status = (call);                                                                         \
-        ck_assert_msg(fails_status == (expected), "%s: %s", #call, eng_status_text(fails_status));                     \
-    } while (0)
 
 static struct disk *disk;
 static struct log_options options;

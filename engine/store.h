@@ -320,7 +320,7 @@ void store_unpin(struct store *store, uint32_t lineage, uint64_t tag);
 ENG_MUST_CHECK enum eng_status store_drop(struct store *store, uint32_t lineage, uint64_t tag);
 /* Drops every version with a tag below this one (the head always stays). */
 ENG_MUST_CHECK enum eng_status store_drop_below(struct store *store, uint32_t lineage, uint64_t tag);
-/* Its two halves: what is no longer wanted (true: there was something), and freeing what can be freed of all that is. */
+/* Its two halves: marks what is no longer wanted (true: something was wanted), and frees what can be freed of that. */
 bool store_mark_below(struct store *store, uint32_t lineage, uint64_t tag);
 ENG_MUST_CHECK enum eng_status store_free_dropped(struct store *store);
 

@@ -320,7 +320,8 @@ void publish_block(struct ledger *ledger, struct block_work *block);
 void publish_refuse(struct ledger *ledger, struct block_work *block);
 void resubmissions_init(struct resubmissions *list);
 void resubmissions_add(struct resubmissions *list, struct admitted *admitted);
-/* Answers that many resubmissions at most. */
+#define PUBLISH_ANSWERS_A_TURN 16 /* of resubmissions, before it is looked for blocks again */
+/* Answers that many resubmissions at most. The block they were read from is kept while there are more. */
 void publish_answers(struct ledger *ledger, size_t most);
 /* A merged block (threads: waits for room). */
 void publish_enqueue(struct ledger *ledger, struct block_work *block);

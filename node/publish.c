@@ -22,8 +22,6 @@
 #include <string.h>
 #include <time.h>
 
-#define ANSWERS_A_TURN 16 /* of resubmissions, before it is looked for blocks again */
-
 /* ---- queues of blocks; with the lock ---- */
 
 void queue_push(struct block_queue *queue, struct block_work *block)
@@ -121,16 +119,20 @@ static void forget_block(struct ledger *ledger)
 
 void publish_answers(struct ledger *ledger, size_t most)
 {
+    struct admitted *admitted;
     for (size_t i = 0; i < most; i++) {
         pthread_mutex_lock(&ledger->lock);
-        struct admitted *admitted = resubmissions_take(&ledger->answers);
+        admitted = resubmissions_take(&ledger->answers);
         pthread_mutex_unlock(&ledger->lock);
-        if (!admitted) {
-            forget_block(ledger);
-            return;
-        }
+        if (!admitted)
+            break;
         answer_again(ledger, admitted);
     }
+    pthread_mutex_lock(&ledger->lock);
+    bool rest = ledger->answers.first != NULL;
+    pthread_mutex_unlock(&ledger->lock);
+    if (!rest)
+        forget_block(ledger);
 }
 
 /* ---- blocks ---- */
@@ -300,6 +302,6 @@ void *publish_thread(void *argument)
         /* acquire: partner of the release in ledger_fail */
         if (atomic_load_explicit(&ledger->failed, memory_order_acquire))
             refuse_rest(ledger);
-        publish_answers(ledger, ANSWERS_A_TURN);
+        publish_answers(ledger, PUBLISH_ANSWERS_A_TURN);
     }
 }

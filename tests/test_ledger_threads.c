@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "leader_fixture.h"
+#include "ledger_internal.h"
 
 #define THREADS 4
 #define EACH 2000
@@ -147,6 +148,36 @@ START_TEST(test_resubmissions_hold_up_nobody)
 }
 END_TEST
 
+static atomic_bool go_on;
+
+static void wait_and_count(void *context, enum tx_code code, const uint8_t *bytes, size_t size)
+{
+    while (!atomic_load(&go_on))
+        usleep(1000);
+    count_answer(context, code, bytes, size);
+}
+
+/* As many as one turn takes, and then nothing: the block they were read from is let go (leaks tell). */
+START_TEST(test_resubmissions_of_one_turn)
+{
+    open_threaded();
+    put_threaded(1, "old");
+    draft_begin(&draft, 1, soon());
+    draft_value(&draft, TX_PUT, "old", "x");
+    draft_end(&draft);
+    atomic_store(&answered, 0);
+    atomic_store(&go_on, false);
+    for (int i = 0; i < PUBLISH_ANSWERS_A_TURN; i++)
+        ck_assert_int_eq(ledger_submit(f.ledger, draft.bytes, draft.size, wait_and_count, NULL), TX_OK);
+    atomic_store(&go_on, true);
+    while (atomic_load(&answered) < PUBLISH_ANSWERS_A_TURN)
+        usleep(1000);
+    ledger_close(&f.ledger, 5000);
+    draft_release(&draft);
+    ck_assert_int_eq(fixture_open(&f), ENG_OK);
+}
+END_TEST
+
 static atomic_uint imported;
 
 static void count_import(void *context, const struct import_result *result)
@@ -264,6 +295,7 @@ int main(void)
         {"threads", test_threads, 1},
         {"import pipeline", test_import_pipeline, 1},
         {"resubmissions", test_resubmissions_hold_up_nobody, 1},
+        {"one turn", test_resubmissions_of_one_turn, 1},
         {"full threads", test_full_threads, 2},
     };
     for (size_t i = 0; i < sizeof(tests) / sizeof(*tests); i++) {

@@ -32,6 +32,7 @@
 #define LEDGER_MAGIC 0x7265676465656c70ull
 #define LEDGER_ROOT_STATE 0u
 #define LEDGER_ROOT_SYSTEM 1u
+#define LEDGER_TIME_MS_MAX ((uint64_t)INT64_MAX) /* of ledger time and the window behind it: what JSON can name */
 
 #define LEDGER_INFLIGHT_MAX 65536u               /* transactions accepted and not answered */
 #define LEDGER_RESUBMISSIONS_MAX 8192u           /* of them, those that are answered with a receipt that is there */

@@ -291,6 +291,11 @@ static enum eng_status check_import(struct ledger *ledger, struct import_request
         return eng_fail(ENG_INVALID, "block %llu: its time %llu is before the previous block's, %llu",
                         (unsigned long long)block->height, (unsigned long long)block->time_ms,
                         (unsigned long long)ledger->executed_time);
+    if (block->time_ms > LEDGER_TIME_MS_MAX - ledger->window_ms)
+        return eng_fail(ENG_INVALID,
+                        "block %llu: its time %llu is over %llu, the last that has a whole window behind it",
+                        (unsigned long long)block->height, (unsigned long long)block->time_ms,
+                        (unsigned long long)(LEDGER_TIME_MS_MAX - ledger->window_ms));
     uint64_t clock = ledger_clock(ledger);
     *time_ms = block->time_ms ? block->time_ms : clock > ledger->executed_time ? clock : ledger->executed_time;
     return ENG_OK;

@@ -47,8 +47,8 @@ enum eng_status replay_ids(struct ledger *ledger)
             status = sealed_block_decode(bytes, size, &sealed);
         if (status == ENG_OK)
             status = header_decode(sealed.header, sealed.header_bytes, &header);
-        if (status != ENG_OK || header.time_ms + ledger->window_ms <= now)
-            break; /* what was accepted then has expired */
+        if (status != ENG_OK || now - header.time_ms >= ledger->window_ms)
+            break; /* what was accepted then has expired; time never goes back */
         status = follow_ids(ledger, sealed.receipts, sealed.receipts_bytes, now);
     }
     free(bytes);

@@ -172,6 +172,49 @@ START_TEST(test_import_stream)
 }
 END_TEST
 
+/* No time is taken that leaves no room for a window behind it: neither an expiry nor the next block would have any. */
+START_TEST(test_import_time_limit)
+{
+    const uint64_t last = INT64_MAX - FIXTURE_WINDOW_MS;
+    const uint64_t over[] = {last + 1, INT64_MAX, UINT64_MAX - FIXTURE_WINDOW_MS, UINT64_MAX - 10, UINT64_MAX};
+    struct ledger_status status;
+    struct answer answer = {0};
+    ck_assert_int_eq(import_put(1, 1000, "", "one").status, ENG_OK);
+    for (size_t i = 0; i < sizeof(over) / sizeof(*over); i++) {
+        struct import_result result = import_put(2, over[i], "", "two");
+        ck_assert_int_eq(result.status, ENG_INVALID);
+        ck_assert_ptr_nonnull(strstr(result.text, "block 2: its time"));
+        draft_begin(&draft, 7, UINT64_MAX);
+        draft_value(&draft, TX_PUT, "k", "two");
+        ck_assert_int_eq(import_at(2, over[i], "", false, &draft, 1).status, ENG_INVALID);
+        ck_assert_int_eq(import_at(2, over[i], "", false, &draft, 0).status, ENG_INVALID);
+    }
+    draft_begin(&draft, 7, UINT64_MAX); /* an expiry that no window reaches */
+    draft_value(&draft, TX_PUT, "k", "two");
+    ck_assert_int_eq(import_at(2, 1001, "", false, &draft, 1).code, TX_MALFORMED);
+    ck_assert_int_eq(fixture_run(&f, &draft, &answer), TX_MALFORMED);
+    answer_release(&answer);
+    ledger_status(f.ledger, &status);
+    ck_assert_uint_eq(status.height, 1);
+    ck_assert_uint_eq(status.remembered_ids, 1);
+
+    ck_assert_int_eq(import_put(2, last, "", "two").status, ENG_OK);
+    draft_begin(&draft, 8, INT64_MAX); /* time stands still from here on, and the window is whole */
+    draft_value(&draft, TX_PUT, "k", "three");
+    ck_assert_int_eq(fixture_run(&f, &draft, &answer), TX_OK);
+    answer_release(&answer);
+    ck_assert_int_eq(import_put(4, 0, "", "four").status, ENG_OK);
+    reopen(0);
+    draft_begin(&draft, 8, INT64_MAX); /* its id is remembered: the receipt of before */
+    draft_value(&draft, TX_PUT, "k", "three");
+    ck_assert_int_eq(fixture_run(&f, &draft, &answer), TX_OK);
+    ck_assert_uint_eq(answer.receipt.height, 3);
+    answer_release(&answer);
+    ck_assert(holds("k", "four"));
+    ck_assert_uint_eq(ledger_height(f.ledger, NULL), 4);
+}
+END_TEST
+
 /* Ids of imported transactions are derived, so that importing the same file elsewhere gives the same receipts. */
 START_TEST(test_import_ids)
 {
@@ -209,6 +252,7 @@ int main(void)
         {"import fails", test_import_fails},
         {"import ids", test_import_ids},
         {"import stream", test_import_stream},
+        {"import time limit", test_import_time_limit},
     };
     for (size_t i = 0; i < sizeof(tests) / sizeof(*tests); i++) {
         TCase *tcase = tcase_create(tests[i].name);

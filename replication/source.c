@@ -7,11 +7,11 @@
  * height published or its time over, and queues it again. So 256 followers that wait cost 256 contexts and nothing
  * else.
  *
- * Bounds (P10): connections (SOURCE_PIPES_MAX, more are closed at once), requests in hand of one connection
- * (SOURCE_PIPE_CALLS_MAX: who asks on without reading the answers is no follower and is closed), waiting calls
- * (REPLICATION_FOLLOWERS_MAX; more are told busy), request size (RECVMAXSZ), reply size, and the bytes of replies which
- * connections have not asked behind yet (SOURCE_UNREAD_BYTES_MAX; over it requests for blocks are told busy, so that
- * stalled peers cannot fill the memory).
+ * Bounds (P10): connections (SOURCE_PIPES_MAX; one more takes the place of the one idle for longest, or is closed at
+ * once if none has been for SOURCE_IDLE_MS), requests in hand of one connection (SOURCE_PIPE_CALLS_MAX: who asks on
+ * without reading the answers is no follower and is closed), waiting calls (REPLICATION_FOLLOWERS_MAX; more are told
+ * busy), request size (RECVMAXSZ), reply size, and the bytes of replies which connections have not asked behind yet
+ * (SOURCE_UNREAD_BYTES_MAX; over it requests for blocks are told busy, so that stalled peers cannot fill the memory).
  *
  * Ways to fail: what the ledger cannot give is told to the follower (message.h); a connection that goes away takes its
  * waiting call along; without memory for an answer none is sent and the follower asks again. Nothing here stops the
@@ -37,6 +37,7 @@
 
 #define SOURCE_CONTEXTS (REPLICATION_FOLLOWERS_MAX + 32)
 #define SOURCE_PIPES_MAX (REPLICATION_FOLLOWERS_MAX + 64)
+#define SOURCE_IDLE_MS 1000     /* without a request for so long a connection gives way to a new one */
 #define SOURCE_PIPE_CALLS_MAX 8 /* of one connection: a follower has one, and the end of a send may be told late */
 #define SOURCE_WORKERS 4
 #define SOURCE_TURN_MS 100 /* how exact the end of a wait is */
@@ -78,6 +79,7 @@ struct pipe {
     unsigned calls;   /* its requests in hand and its answers on their way */
     size_t unread;    /* bytes of answers, counted until it asks again */
     uint64_t sent_ms; /* when the last answer was handed to nng */
+    uint64_t used_ms; /* when it was made, asked last, or had its last answer */
 };
 
 struct known_follower {
@@ -159,6 +161,27 @@ static void pipe_read(struct source *source, struct pipe *pipe)
     pipe->unread = 0;
 }
 
+/* The place for a new connection: a free one, or that of the one idle for longest, *gone. NULL: there is none. */
+static struct pipe *pipe_place(struct source *source, nng_pipe *gone)
+{
+    struct pipe *place = pipe_find(source, 0);
+    uint64_t oldest = clock_ms() - SOURCE_IDLE_MS;
+    if (place)
+        return place;
+    for (size_t i = 0; i < SOURCE_PIPES_MAX; i++) {
+        struct pipe *pipe = &source->pipes[i];
+        if (!pipe->calls && pipe->used_ms <= oldest) {
+            oldest = pipe->used_ms;
+            place = pipe;
+        }
+    }
+    if (place) {
+        gone->id = place->id;
+        pipe_read(source, place);
+    }
+    return place;
+}
+
 /* A request of this connection is not answered yet: no follower has two. */
 static bool asks_ahead(const struct source *source, uint32_t id)
 {
@@ -184,6 +207,7 @@ static enum accepted call_accept(struct call *call, nng_msg *message)
         return ACCEPT_CLOSE;
     pipe_read(source, pipe); /* a follower asks again when it has the answer */
     pipe->calls++;
+    pipe->used_ms = clock_ms();
     call->pipe = pipe->id;
     call->message = message;
     call->dropped = false;
@@ -197,6 +221,7 @@ static void call_forget_pipe(struct call *call)
     if (pipe) {
         assert(pipe->calls > 0);
         pipe->calls--;
+        pipe->used_ms = clock_ms();
     }
     call->pipe = 0;
 }
@@ -251,13 +276,14 @@ static void pipe_event(nng_pipe nng, nng_pipe_ev event, void *context)
 {
     struct source *source = context;
     uint32_t id = (uint32_t)nng_pipe_id(nng);
-    bool refused = false;
+    nng_pipe closed = NNG_PIPE_INITIALIZER;
     pthread_mutex_lock(&source->lock);
     if (event == NNG_PIPE_EV_ADD_PRE) {
-        struct pipe *pipe = pipe_find(source, 0);
-        refused = !pipe;
+        struct pipe *pipe = pipe_place(source, &closed);
         if (pipe)
-            *pipe = (struct pipe){.id = id};
+            *pipe = (struct pipe){.id = id, .used_ms = clock_ms()};
+        else
+            closed = nng;
     } else {
         struct pipe *pipe = pipe_find(source, id);
         if (pipe) {
@@ -273,8 +299,8 @@ static void pipe_event(nng_pipe nng, nng_pipe_ev event, void *context)
         }
     }
     pthread_mutex_unlock(&source->lock);
-    if (refused)
-        nng_pipe_close(nng);
+    if (nng_pipe_id(closed) > 0)
+        nng_pipe_close(closed);
 }
 
 /* ---- answers ---- */

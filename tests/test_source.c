@@ -169,6 +169,40 @@ START_TEST(polls_that_wait_block_nobody)
 }
 END_TEST
 
+/* As many connections as there may be, none of which asks: a follower that comes is served all the same, and a poll
+ * that waits keeps its place. */
+START_TEST(idle_connections_give_way)
+{
+    enum { IDLE = REPLICATION_FOLLOWERS_MAX + 64 - 1 };
+    static nng_socket idle[IDLE];
+    struct memory_ledger *a = ledger_make(7, 1);
+    struct source *source;
+    nng_msg *message;
+    publish(a, 1);
+    ck_assert_int_eq(source_open(&a->table, "inproc://idle", &source), ENG_OK);
+    nng_socket waiting = client("inproc://idle");
+    ask_blocks(waiting, a, 2, 1 << 20, REPLICATION_WAIT_MS_MAX);
+    for (int i = 0; i < IDLE; i++)
+        idle[i] = client("inproc://idle");
+    sleep_ms(1100);
+    uint64_t start = now_ms();
+    nng_socket follower = client("inproc://idle");
+    ask_blocks(follower, a, 1, 1 << 20, 0);
+    ck_assert_uint_eq(answer_of(follower, &message).count, 1);
+    nng_msg_free(message);
+    ck_assert_uint_lt(now_ms() - start, 5000);
+    publish(a, 1);
+    ck_assert_uint_eq(answer_of(waiting, &message).count, 1);
+    nng_msg_free(message);
+    for (int i = 0; i < IDLE; i++)
+        nng_close(idle[i]);
+    nng_close(waiting);
+    nng_close(follower);
+    source_close(&source);
+    ledger_free(a);
+}
+END_TEST
+
 START_TEST(genesis_is_fetched)
 {
     struct memory_ledger *a = ledger_make(7, 1);
@@ -200,6 +234,7 @@ int main(void)
     tcase_add_test(tests, bad_requests_are_survived);
     tcase_add_test(tests, answers_keep_to_the_bytes_and_the_time);
     tcase_add_test(tests, polls_that_wait_block_nobody);
+    tcase_add_test(tests, idle_connections_give_way);
     tcase_add_test(tests, genesis_is_fetched);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

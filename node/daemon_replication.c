@@ -3,12 +3,15 @@
  * same meaning. replication/ depends on nothing of node/, so the two meet here.
  *
  * Ways to fail are those of the functions called; read_sealed adds, for a height that is no longer kept, the first one
- * that is. The buffer of read_sealed begins empty in every call (size 0): the ledger writes it from its start.
+ * that is. The buffer of read_sealed begins empty in every call (size 0): the ledger writes it from its start. warn
+ * writes a line into the daemon's log.
  */
 #include "daemon_replication.h"
 
 #include <assert.h>
 #include <string.h>
+
+#include "daemon_log.h"
 
 static uint64_t table_height(void *context, uint8_t header_digest[32])
 {
@@ -53,6 +56,12 @@ static uint64_t table_durable(void *context)
     return ledger_durable(context);
 }
 
+static void table_warn(void *context, const char *line)
+{
+    (void)context;
+    daemon_log(LOG_WARNING, "does not believe a source, goes on with the others: %s", line);
+}
+
 void daemon_replication(struct ledger *ledger, const struct genesis *genesis, const uint8_t node_public[32],
                         struct replication_ledger *table)
 {
@@ -67,6 +76,7 @@ void daemon_replication(struct ledger *ledger, const struct genesis *genesis, co
         .may_sign = table_may_sign,
         .apply = table_apply,
         .durable = table_durable,
+        .warn = table_warn,
     };
     memcpy(table->ledger_id, genesis->ledger_id, sizeof table->ledger_id);
     memcpy(table->node_key, node_public, sizeof table->node_key);

@@ -17,12 +17,15 @@
  * came along); then the ledger merges the diff and compares the root before it publishes (P8).
  *
  * Ways to fail:
- *   no connection, no answer in time, an answer that is cut short or too long (nng closes the connection), busy, a
- *   source that cannot read its block, a ledger without room now: CONNECTING or the state before, the line in error,
- *   and the source rests for 100 ms, doubling up to 5 s (5 to 60 s if it did not answer and another is good).
+ *   no connection, no answer in time, an answer that is too long (nng closes the connection), busy, a source that
+ *   cannot read its block, a ledger without room now: CONNECTING or the state before, the line in error, and the source
+ *   rests for 100 ms, doubling up to 5 s (5 to 60 s if it did not answer and another is good).
  *   another ledger, a header that the source does not have (diverged), a block that does not verify, a root that
- *   differs, a ledger that fails: FAILED, for good (P9).
- *   a height that is no longer kept: FAILED once every source has said so; until then the others are asked.
+ *   differs: nothing of it is believed, and the source is named (warn, and the line in error until it is right again)
+ *   and rests for 5 s, doubling to 60 s, while the others are asked.
+ *   an answer that is cut short or of the wrong kind: the same while another source is left, else as busy.
+ *   a height that is no longer kept: the others are asked.
+ *   no source is left that is believed and keeps the height, or our own ledger fails: FAILED, for good (P9).
  *
  * Invariants: only the thread calls the ledger; the lock guards status, stop and the sources' fields, and is not held
  * while nng or the ledger is called.
@@ -54,7 +57,7 @@
 #define FOLLOWER_ANSWER_MS_MAX 240000
 #define FOLLOWER_ANSWER_MS_GOOD 5000 /* while another source is good */
 #define FOLLOWER_PROBE_MS 2000       /* for one that was silent, then; doubles each time */
-#define FOLLOWER_SILENT_MS 60000     /* its longest rest */
+#define FOLLOWER_SELDOM_MS 60000     /* the longest rest of one that was silent then, or is not believed */
 
 struct upstream {
     struct follower *follower;
@@ -67,10 +70,11 @@ struct upstream {
     unsigned backoff_ms; /* 0: the last poll went well */
     uint64_t rest_until_ms;
     int answer_ms;
-    uint64_t height; /* as last announced, 0: never */
-    bool gone;       /* said that our next height is no longer kept */
-    bool good;       /* the last poll went well */
-    bool silent;     /* no answer came in time, and another source was good */
+    uint64_t height;   /* as last announced, 0: never */
+    bool gone;         /* said that our next height is no longer kept */
+    char refused[512]; /* why it is not believed, "" if it is; only the thread looks */
+    bool good;         /* the last poll went well */
+    bool silent;       /* no answer came in time, and another source was good */
     int probe_ms;
 };
 
@@ -94,6 +98,7 @@ enum poll_result {
     POLL_BLOCKS,  /* at least one was applied */
     POLL_NOTHING, /* the source has nothing new */
     POLL_AGAIN,   /* another try, after a rest, may help */
+    POLL_REFUSED, /* the source is not to be believed, another may be */
     POLL_FAILED,  /* nothing will help */
     POLL_CLOSED,
 };
@@ -132,7 +137,7 @@ static enum poll_result trouble(struct follower *follower, const struct upstream
     return result;
 }
 
-/* After a good answer: what the source has, and how far we are. */
+/* After a good answer: what the source has, and how far we are. What is left to say is about the other sources. */
 static void progress(struct follower *follower, uint64_t source_height)
 {
     pthread_mutex_lock(&follower->lock);
@@ -140,7 +145,32 @@ static void progress(struct follower *follower, uint64_t source_height)
     status->source_height = source_height;
     status->state = follower->height >= source_height ? FOLLOWER_LIVE : FOLLOWER_CATCHING_UP;
     status->error[0] = '\0';
+    for (size_t i = 0; i < follower->count && !status->error[0]; i++)
+        snprintf(status->error, sizeof status->error, "%s", follower->sources[i].refused);
     pthread_mutex_unlock(&follower->lock);
+}
+
+/* Is there another source that is believed and may have what comes next? */
+static bool another_is_left(const struct follower *follower, const struct upstream *source)
+{
+    for (size_t i = 0; i < follower->count; i++) {
+        const struct upstream *other = &follower->sources[i];
+        if (other != source && !other->gone && !other->refused[0])
+            return true;
+    }
+    return false;
+}
+
+/* The source is not to be believed, as the line in error says. Told once. */
+static void refuse(struct follower *follower, struct upstream *source)
+{
+    bool told = source->refused[0];
+    pthread_mutex_lock(&follower->lock);
+    snprintf(source->refused, sizeof source->refused, "%s", follower->status.error);
+    pthread_mutex_unlock(&follower->lock);
+    source->height = 0; /* that is not to be believed either */
+    if (!told && follower->ledger.warn && another_is_left(follower, source))
+        follower->ledger.warn(follower->ledger.context, source->refused);
 }
 
 /* ---- verification ---- */
@@ -198,7 +228,7 @@ static enum poll_result apply_failed(struct follower *follower, const struct ups
     case ENG_NO_READERS:
         return trouble(follower, source, POLL_AGAIN, "block %llu cannot be applied now: %s", height, eng_error());
     case ENG_CONFLICT:
-        return trouble(follower, source, POLL_FAILED, "block %llu diverges: %s", height, eng_error());
+        return trouble(follower, source, POLL_REFUSED, "block %llu diverges: %s", height, eng_error());
     case ENG_OK:
     case ENG_NOT_FOUND:
     case ENG_EXISTS:
@@ -216,7 +246,7 @@ static enum poll_result apply_failed(struct follower *follower, const struct ups
     return trouble(follower, source, POLL_FAILED, "block %llu cannot be applied: %s", height, eng_error());
 }
 
-static enum poll_result take_block(struct follower *follower, const struct upstream *source, const uint8_t *bytes,
+static enum poll_result take_block(struct follower *follower, struct upstream *source, const uint8_t *bytes,
                                    size_t size)
 {
     unsigned long long height = follower->height + 1;
@@ -227,18 +257,19 @@ static enum poll_result take_block(struct follower *follower, const struct upstr
     if (status == ENG_OK)
         status = header_decode(block.header, block.header_bytes, &header);
     if (status != ENG_OK)
-        return trouble(follower, source, POLL_FAILED, "block %llu is refused: %s", height, eng_error());
+        return trouble(follower, source, POLL_REFUSED, "block %llu is refused: %s", height, eng_error());
     const char *reason = header_refuse(follower, &header);
     if (!reason)
         reason = block_refuse(&block, &header);
     if (reason)
-        return trouble(follower, source, POLL_FAILED, "block %llu is refused: %s", height, reason);
+        return trouble(follower, source, POLL_REFUSED, "block %llu is refused: %s", height, reason);
     status = ledger->apply(ledger->context, &header, bytes, size);
     if (status != ENG_OK)
         return apply_failed(follower, source, status);
     follower->height = header.height;
     header_digest(&header, follower->digest);
     follower->last = header;
+    source->refused[0] = '\0';
     return POLL_BLOCKS;
 }
 
@@ -346,21 +377,19 @@ static enum poll_result answer_is_error(struct follower *follower, struct upstre
         snprintf(id + 2 * i, 3, "%02x", reply->ledger_id[i]);
     switch (reply->error) {
     case MESSAGE_OTHER_LEDGER:
-        return trouble(follower, source, POLL_FAILED, "that node has another ledger, id %s...", id);
+        return trouble(follower, source, POLL_REFUSED, "that node has another ledger, id %s...", id);
     case MESSAGE_GONE:
         source->gone = true;
-        for (size_t i = 0; i < follower->count; i++) {
-            if (!follower->sources[i].gone)
-                return trouble(follower, source, POLL_AGAIN, "height %llu is no longer kept, the first is %llu", next,
-                               first);
-        }
+        if (another_is_left(follower, source))
+            return trouble(follower, source, POLL_AGAIN, "height %llu is no longer kept, the first is %llu", next,
+                           first);
         pthread_mutex_lock(&follower->lock);
         snprintf(follower->status.error, sizeof follower->status.error,
                  "height %llu is no longer kept by %s, the first is %llu", next, source->url, first);
         pthread_mutex_unlock(&follower->lock);
         return POLL_FAILED;
     case MESSAGE_DIVERGED:
-        return trouble(follower, source, POLL_FAILED, "diverged: that node has another header at height %llu",
+        return trouble(follower, source, POLL_REFUSED, "diverged: that node has another header at height %llu",
                        next - 1);
     case MESSAGE_STOPPING:
         source->backoff_ms = FOLLOWER_STOPPING_MS / 2; /* rest doubles it */
@@ -376,12 +405,18 @@ static enum poll_result answer_is_error(struct follower *follower, struct upstre
 static enum poll_result take_answer(struct follower *follower, struct upstream *source, nng_msg *answer)
 {
     struct message_reply reply;
+    enum poll_result garbled = another_is_left(follower, source) ? POLL_REFUSED : POLL_AGAIN; /* nobody diverged */
     if (message_reply_decode(nng_msg_body(answer), nng_msg_len(answer), &reply) != ENG_OK)
-        return trouble(follower, source, POLL_AGAIN, "%s", eng_error());
+        return trouble(follower, source, garbled, "%s", eng_error());
     if (reply.kind == MESSAGE_ERROR)
         return answer_is_error(follower, source, &reply);
     if (reply.kind != MESSAGE_BLOCKS)
-        return trouble(follower, source, POLL_AGAIN, "an answer of another kind");
+        return trouble(follower, source, garbled, "an answer of another kind");
+    if (reply.count == 0 && reply.height > follower->height)
+        return trouble(follower, source, garbled, "it says that it has height %llu, and gives no block",
+                       (unsigned long long)reply.height);
+    if (reply.count == 0 && reply.height == follower->height)
+        source->refused[0] = '\0'; /* it has compared our header */
     source->gone = false;
     source->height = reply.height;
     progress(follower, reply.height);
@@ -493,9 +528,10 @@ static struct upstream *choose(struct follower *follower)
 
 static void rest(struct upstream *source)
 {
-    unsigned most = source->silent ? FOLLOWER_SILENT_MS : FOLLOWER_BACKOFF_MS_MAX;
+    bool seldom = source->silent || source->refused[0];
+    unsigned most = seldom ? FOLLOWER_SELDOM_MS : FOLLOWER_BACKOFF_MS_MAX;
     source->backoff_ms = source->backoff_ms ? source->backoff_ms * 2 : FOLLOWER_BACKOFF_MS_MIN;
-    if (source->silent && source->backoff_ms < FOLLOWER_BACKOFF_MS_MAX)
+    if (seldom && source->backoff_ms < FOLLOWER_BACKOFF_MS_MAX)
         source->backoff_ms = FOLLOWER_BACKOFF_MS_MAX;
     if (source->backoff_ms > most)
         source->backoff_ms = most;
@@ -509,6 +545,14 @@ static bool knows_most(const struct follower *follower, const struct upstream *s
         if (follower->sources[i].height > source->height)
             return false;
     return source->height > 0;
+}
+
+/* The line in error says why. */
+static void stop_for_good(struct follower *follower)
+{
+    pthread_mutex_lock(&follower->lock);
+    follower->status.state = FOLLOWER_FAILED;
+    pthread_mutex_unlock(&follower->lock);
 }
 
 static void follow(struct follower *follower)
@@ -533,14 +577,21 @@ static void follow(struct follower *follower)
                 source->backoff_ms = 0;
             follower->current = (follower->current + 1) % follower->count;
             break;
+        case POLL_REFUSED:
+            refuse(follower, source);
+            if (!another_is_left(follower, source)) {
+                stop_for_good(follower);
+                return;
+            }
+            rest(source);
+            follower->current = (follower->current + 1) % follower->count;
+            break;
         case POLL_AGAIN:
             rest(source);
             follower->current = (follower->current + 1) % follower->count;
             break;
         case POLL_FAILED:
-            pthread_mutex_lock(&follower->lock);
-            follower->status.state = FOLLOWER_FAILED;
-            pthread_mutex_unlock(&follower->lock);
+            stop_for_good(follower);
             return;
         case POLL_CLOSED:
             return;

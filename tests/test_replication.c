@@ -487,6 +487,90 @@ START_TEST(tampered_blocks_are_refused)
 }
 END_TEST
 
+/* ---- one of several ---- */
+
+static char warned[512];
+static int warnings;
+
+static void warn(void *context, const char *line)
+{
+    warnings++;
+    snprintf(warned, sizeof warned, "%s", line);
+}
+
+/* One of two sources gives a block that is not to be believed, or says that we have diverged: it is named, once, and
+ * the other one is followed as ever. When it gives the right blocks again, nothing is left of it. */
+START_TEST(a_liar_of_two_is_passed_over)
+{
+    static const enum tamper lies[] = {DIFF, SIGNATURE, PREVIOUS, EXTENDED, TAMPER_END};
+    struct memory_ledger *a = ledger_make(7, 1), *b = ledger_make(7, 2), *liar = ledger_make(7, 3);
+    struct follower_status status;
+    const char *reason = "diverged: that node has another header at height 7";
+    publish(a, 7);
+    publish(liar, 5);
+    if (lies[_i] != TAMPER_END) {
+        tamper(liar, lies[_i], false);
+        reason = reasons[lies[_i]][1];
+    } else { /* a fork, and it is asked what comes behind */
+        publish_sized(liar, 1, 50);
+        publish(liar, 2);
+        publish(b, 7);
+    }
+    b->table.warn = warn;
+    struct source *bad = serve(liar, 0);
+    struct follower *follower = follow(b, 0, 1);
+    wait_error(follower, reason, &status); /* alone it is no reason to stop: the other one may come */
+    ck_assert_int_eq(status.state, FOLLOWER_CONNECTING);
+    struct source *good = serve(a, 1);
+    ck_assert_int_eq(memory_wait(b, 7, 20000), ENG_OK);
+    publish(a, 1);
+    ck_assert_int_eq(memory_wait(b, 8, 5000), ENG_OK);
+    wait_state(follower, FOLLOWER_LIVE, &status);
+    assert_equal(a, b);
+    ck_assert_str_eq(status.address, url_of(1));
+    ck_assert_int_eq(warnings, 1);
+    ck_assert_msg(strncmp(warned, url_of(0), strlen(url_of(0))) == 0 && strstr(warned, reason), "'%s'", warned);
+    ck_assert_str_eq(status.error, warned);
+    source_close(&bad);
+    if (_i == 0) { /* the truth where the lies came from */
+        source_close(&good);
+        publish(a, 1);
+        good = serve(a, 0);
+        ck_assert_int_eq(memory_wait(b, 9, 20000), ENG_OK);
+        wait_state(follower, FOLLOWER_LIVE, &status);
+        ck_assert_str_eq(status.error, "");
+    }
+    follower_close(&follower);
+    source_close(&good);
+    ledger_free(a);
+    ledger_free(b);
+    ledger_free(liar);
+}
+END_TEST
+
+/* All of them do: there is nobody left to follow. */
+START_TEST(two_liars_of_two_fail)
+{
+    struct memory_ledger *a = ledger_make(7, 1), *b = ledger_make(7, 2), *other = ledger_make(7, 3);
+    struct follower_status status;
+    publish(a, 5);
+    tamper(a, DIFF, false);
+    publish(other, 5);
+    tamper(other, SIGNATURE, false);
+    struct source *source = serve(a, 0), *second = serve(other, 1);
+    struct follower *follower = follow(b, 0, 1);
+    wait_state(follower, FOLLOWER_FAILED, &status);
+    ck_assert_ptr_nonnull(strstr(status.error, "block 6"));
+    ck_assert_uint_eq(b->height, 5);
+    follower_close(&follower);
+    source_close(&source);
+    source_close(&second);
+    ledger_free(a);
+    ledger_free(b);
+    ledger_free(other);
+}
+END_TEST
+
 /* ---- bad answers ---- */
 
 struct liar {
@@ -512,6 +596,16 @@ static void *liar_main(void *context)
     return NULL;
 }
 
+static pthread_t liar_open(struct liar *liar)
+{
+    pthread_t thread;
+    ck_assert_int_eq(nng_rep0_open(&liar->socket), 0);
+    ck_assert_int_eq(nng_socket_set_ms(liar->socket, NNG_OPT_RECVTIMEO, 20000), 0);
+    ck_assert_int_eq(nng_listen(liar->socket, url_of(0), NULL, 0), 0);
+    ck_assert_int_eq(pthread_create(&thread, NULL, liar_main, liar), 0);
+    return thread;
+}
+
 /* Answers of every wrong shape; afterwards the right source at the same address. */
 START_TEST(bad_answers_are_survived)
 {
@@ -534,11 +628,7 @@ START_TEST(bad_answers_are_survived)
     liar.bytes[5] = other, liar.size[5] = sizeof other; /* an answer to another question */
     uint8_t newer[3] = {9, 0, 1};
     liar.bytes[6] = newer, liar.size[6] = sizeof newer;
-    ck_assert_int_eq(nng_rep0_open(&liar.socket), 0);
-    ck_assert_int_eq(nng_socket_set_ms(liar.socket, NNG_OPT_RECVTIMEO, 20000), 0);
-    ck_assert_int_eq(nng_listen(liar.socket, url_of(0), NULL, 0), 0);
-    pthread_t thread;
-    ck_assert_int_eq(pthread_create(&thread, NULL, liar_main, &liar), 0);
+    pthread_t thread = liar_open(&liar);
     struct follower *follower = follow(b, 0, 0);
     wait_error(follower, "version 9", &status);
     ck_assert_int_eq(status.state, FOLLOWER_CONNECTING);
@@ -549,6 +639,42 @@ START_TEST(bad_answers_are_survived)
     struct source *source = serve(a, 0);
     ck_assert_int_eq(memory_wait(b, 3, 20000), ENG_OK);
     wait_state(follower, FOLLOWER_LIVE, &status);
+    follower_close(&follower);
+    source_close(&source);
+    ledger_free(a);
+    ledger_free(b);
+}
+END_TEST
+
+/* Half a head, an answer to another question, and a height that has no block: one of two sources that says so is named
+ * and passed over. */
+START_TEST(bad_answers_of_one_of_two_are_named)
+{
+    static const char *const lines[] = {"cut short", "an answer of another kind", "has height 9, and gives no block"};
+    struct memory_ledger *a = ledger_make(7, 1), *b = ledger_make(7, 2);
+    struct follower_status status;
+    uint8_t head[64] = {0};
+    struct liar liar = {.bytes = {head}, .size = {7}, .count = 1};
+    publish(a, 3);
+    if (_i == 1) {
+        message_genesis_head(0, head);
+    } else {
+        message_blocks_head(9, 0, head);
+        liar.size[0] = _i == 0 ? 7 : MESSAGE_BLOCKS_HEAD_BYTES;
+    }
+    pthread_t thread = liar_open(&liar);
+    b->table.warn = warn;
+    struct follower *follower = follow(b, 0, 1);
+    wait_error(follower, lines[_i], &status);
+    struct source *source = serve(a, 1);
+    ck_assert_int_eq(memory_wait(b, 3, 20000), ENG_OK);
+    wait_state(follower, FOLLOWER_LIVE, &status);
+    ck_assert_str_eq(status.address, url_of(1));
+    ck_assert_int_eq(warnings, 1);
+    ck_assert_str_eq(status.error, warned);
+    ck_assert_msg(strncmp(warned, url_of(0), strlen(url_of(0))) == 0 && strstr(warned, lines[_i]), "'%s'", warned);
+    pthread_join(thread, NULL);
+    nng_close(liar.socket);
     follower_close(&follower);
     source_close(&source);
     ledger_free(a);
@@ -574,7 +700,10 @@ int main(void)
     tcase_add_test(tests, another_ledger_fails);
     tcase_add_loop_test(tests, diverged_at_the_source_fails, 0, 2);
     tcase_add_loop_test(tests, tampered_blocks_are_refused, 0, 2 * TAMPER_END);
+    tcase_add_loop_test(tests, a_liar_of_two_is_passed_over, 0, 5);
+    tcase_add_test(tests, two_liars_of_two_fail);
     tcase_add_test(tests, bad_answers_are_survived);
+    tcase_add_loop_test(tests, bad_answers_of_one_of_two_are_named, 0, 3);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -8,7 +8,8 @@
  * follower   one thread: polls the sources in turn, verifies ledger id, height, previous digest, time, epoch, signer
  *            (must be in the signer set) and signature, the receipts digest, then hands the block to the ledger, which
  *            recomputes the root before anything is published. Resumes at its own height after any interruption, with
- *            backoff (100 ms .. 5 s). A block that does not verify stops the function (P8, P9): state FAILED, one line.
+ *            backoff (100 ms .. 5 s). A block that does not verify is not applied (P8); its source is named and passed
+ *            over, and when no other is left the function stops (P9): state FAILED, one line.
  *
  * The ledger is reached through the function table below, so that this folder knows nothing of node/. Sockets are
  * opened once; NNG_OPT_RECVMAXSZ is set on all; REQ resend is off.
@@ -53,6 +54,9 @@ struct replication_ledger {
     enum eng_status (*apply)(void *context, const struct header *header, const uint8_t *sealed, size_t size);
     /* Highest height that is durable here. */
     uint64_t (*durable)(void *context);
+    /* Told once, from the follower's thread, that a source is not believed any more while others are: a line with its
+     * address and what it gave. May be NULL. */
+    void (*warn)(void *context, const char *line);
 };
 
 struct source;

@@ -1,16 +1,22 @@
 /*
- * See hidden.h. Adding a range swallows those it overlaps or touches; a rollback begins anew and adds again what was
- * there before the mark, without allocating: the sorted array never holds more ranges than were added.
+ * See hidden.h. Adding a range swallows those it overlaps or touches; they are kept on a stack. A rollback takes one
+ * added range after the other, the last first, out again and puts what it had swallowed back: it costs what adding did,
+ * however many ranges stay, and allocates nothing.
+ *
+ * Invariant: each added range made one entry, which is in the sorted array or on the stack: count + the stack's height
+ * is added_count.
  */
 #include "hidden.h"
 
 #include "node.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 struct hidden_added {
-    struct hidden_range range; /* its bytes are owned here */
+    const uint8_t *bytes; /* of its bounds, owned here */
     uint64_t mark;
+    size_t at, swallowed; /* where its entry is, and how many were there before */
 };
 
 /* Index of the first range that ends after the key, or (at_end) at it. */
@@ -29,7 +35,7 @@ static size_t first_ending(const struct hidden *hidden, const uint8_t *key, size
     return lo;
 }
 
-static void insert(struct hidden *hidden, const struct hidden_range *range)
+static void insert(struct hidden *hidden, const struct hidden_range *range, struct hidden_added *added)
 {
     struct hidden_range whole = *range;
     size_t lo = first_ending(hidden, range->from, range->from_bytes, true), hi;
@@ -46,9 +52,25 @@ static void insert(struct hidden *hidden, const struct hidden_range *range)
             whole.to_bytes = other->to_bytes;
         }
     }
+    added->at = lo;
+    added->swallowed = hi - lo;
+    memcpy(hidden->swallowed + (hidden->added_count - hidden->count), hidden->sorted + lo, (hi - lo) * sizeof whole);
     memmove(hidden->sorted + lo + 1, hidden->sorted + hi, (hidden->count - hi) * sizeof whole);
     hidden->sorted[lo] = whole;
     hidden->count = hidden->count - (hi - lo) + 1;
+}
+
+/* Undoes the insert of the range added last. */
+static void take_back(struct hidden *hidden)
+{
+    const struct hidden_added *last = &hidden->added[--hidden->added_count];
+    size_t at = last->at, n = last->swallowed, size = sizeof *hidden->sorted;
+    size_t height = hidden->added_count + 1 - hidden->count;
+    assert(at < hidden->count && n <= height);
+    memmove(hidden->sorted + at + n, hidden->sorted + at + 1, (hidden->count - at - 1) * size);
+    memcpy(hidden->sorted + at, hidden->swallowed + (height - n), n * size);
+    hidden->count = hidden->count - 1 + n;
+    free((void *)(uintptr_t)last->bytes);
 }
 
 static bool grow(void **array, size_t *capacity, size_t count, size_t size)
@@ -68,7 +90,9 @@ enum eng_status hidden_add(struct hidden *hidden, const struct hidden_range *ran
 {
     uint8_t *bytes = malloc((size_t)range->from_bytes + range->to_bytes);
     if (!bytes || !grow((void **)&hidden->added, &hidden->added_capacity, hidden->added_count, sizeof *hidden->added) ||
-        !grow((void **)&hidden->sorted, &hidden->capacity, hidden->added_count, sizeof *hidden->sorted)) {
+        !grow((void **)&hidden->sorted, &hidden->capacity, hidden->added_count, sizeof *hidden->sorted) ||
+        !grow((void **)&hidden->swallowed, &hidden->swallowed_capacity, hidden->added_count,
+              sizeof *hidden->swallowed)) {
         free(bytes);
         return eng_fail(ENG_NO_MEMORY, "batch: removed range: out of memory");
     }
@@ -79,29 +103,26 @@ enum eng_status hidden_add(struct hidden *hidden, const struct hidden_range *ran
         memcpy(bytes + range->from_bytes, range->to, range->to_bytes);
         own.to = bytes + range->from_bytes;
     }
-    hidden->added[hidden->added_count++] = (struct hidden_added){own, mark};
-    insert(hidden, &own);
+    struct hidden_added *added = &hidden->added[hidden->added_count];
+    *added = (struct hidden_added){.bytes = bytes, .mark = mark};
+    insert(hidden, &own, added);
+    hidden->added_count++;
     return ENG_OK;
 }
 
 void hidden_rollback(struct hidden *hidden, uint64_t mark)
 {
-    size_t kept = hidden->added_count;
-    while (kept && hidden->added[kept - 1].mark >= mark)
-        free((void *)(uintptr_t)hidden->added[--kept].range.from);
-    if (kept == hidden->added_count)
-        return;
-    hidden->added_count = kept;
-    hidden->count = 0;
-    for (size_t i = 0; i < kept; i++)
-        insert(hidden, &hidden->added[i].range);
+    while (hidden->added_count && hidden->added[hidden->added_count - 1].mark >= mark)
+        take_back(hidden);
 }
 
 void hidden_free(struct hidden *hidden)
 {
-    hidden_rollback(hidden, 0);
+    for (size_t i = 0; i < hidden->added_count; i++)
+        free((void *)(uintptr_t)hidden->added[i].bytes);
     free(hidden->added);
     free(hidden->sorted);
+    free(hidden->swallowed);
     memset(hidden, 0, sizeof *hidden);
 }
 

@@ -26,11 +26,13 @@ struct hidden {
     size_t count, capacity;
     struct hidden_added *added;
     size_t added_count, added_capacity;
+    struct hidden_range *swallowed; /* a stack: added_count - count entries that are part of one in sorted */
+    size_t swallowed_capacity;
 };
 
 /* mark: of the buffer, before it was changed for this range. ENG_NO_MEMORY: nothing changed. */
 ENG_MUST_CHECK enum eng_status hidden_add(struct hidden *hidden, const struct hidden_range *range, uint64_t mark);
-/* Ranges added at this mark or later are gone. */
+/* Ranges added at this mark or later are gone. Costs what adding them did. */
 void hidden_rollback(struct hidden *hidden, uint64_t mark);
 void hidden_free(struct hidden *hidden);
 

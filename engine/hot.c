@@ -51,8 +51,6 @@ void hot_init(struct store *store, const struct store_options *options)
     atomic_store_explicit(&hot->limit, options->hot_bytes, memory_order_relaxed);
     hot->hand = 1;
     hot->decay_ms = options->hot_decay_ms ? options->hot_decay_ms : HOT_DECAY_MS_DEFAULT;
-    hot->report = options->report;
-    hot->report_context = options->report_context;
     store->view.sampled = options->hot_bytes != 0;
     pthread_mutex_init(&hot->lock, NULL);
     pthread_condattr_t monotonic;
@@ -105,8 +103,8 @@ static void hot_refused(struct store *store)
     snprintf(line, sizeof line, "%s; the hot tier stays at %llu of %llu bytes (RLIMIT_MEMLOCK)", eng_error(),
              (unsigned long long)locked, (unsigned long long)atomic_load_explicit(&hot->limit, memory_order_relaxed));
     atomic_store_explicit(&hot->limit, locked, memory_order_relaxed);
-    if (!atomic_exchange_explicit(&hot->refused, true, memory_order_relaxed) && hot->report)
-        hot->report(hot->report_context, line);
+    if (!atomic_exchange_explicit(&hot->refused, true, memory_order_relaxed) && store->report)
+        store->report(store->report_context, line);
 }
 
 /* Locks more of the open hot segment, until units fit at the arena's position. */

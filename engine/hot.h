@@ -23,8 +23,6 @@ struct hot {
     _Atomic uint64_t objects, promoted, demoted, rounds;
     _Atomic bool refused; /* the system did not let us lock as much as limit was */
     uint32_t decay_ms;
-    void (*report)(void *context, const char *line);
-    void *report_context;
 
     pthread_mutex_t lock; /* stop */
     pthread_cond_t changed;

@@ -17,11 +17,16 @@
  * compactor in turn leaves alone what store_reserve promised. The compactor takes the lowest one, so that data moves
  * towards the front and segments_cut can give the end of the file back.
  *
+ * Each run of write-protected segments is a mapping of its own, and the system bounds how many a process has
+ * (vm.max_map_count). Where that is met protection ends, for all segments at once: then they are one mapping again, and
+ * whatever else in the process needs some has them.
+ *
  * Ways to fail: the file cannot grow (ENG_FULL: not final, nothing changed; ENG_IO), memory for the tables.
  *
  * Invariants, under segments.lock: free, empty and the OPEN and SEALED segments partition [0, total); the live of a
  * FREE segment is 0; fill of a SEALED segment does not change.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -194,35 +199,51 @@ static enum eng_status segment_unpunch(struct store *store, uint32_t n)
     return status;
 }
 
-/* Needs segments.lock. */
+/* Needs segments.lock. Without mappings for it all become writable, and stay so: store->protect is false then. */
 static enum eng_status segment_set_read_only(struct store *store, uint32_t n, bool read_only)
 {
-    struct segment *segment = &store->segments.table[n];
-    uint64_t size = (uint64_t)store->segments.units * UNIT_BYTES;
-    if (segment->read_only == read_only)
+    struct segments *segments = &store->segments;
+    struct segment *segment = &segments->table[n];
+    uint64_t size = (uint64_t)segments->units * UNIT_BYTES;
+    if (!store->protect || segment->read_only == read_only)
         return ENG_OK;
-    enum eng_status status = disk_protect(store->segments.file, n * size, size, read_only);
+    enum eng_status status = disk_protect(segments->file, n * size, size, read_only);
     if (status == ENG_OK)
         segment->read_only = read_only;
+    if (status != ENG_NO_MEMORY)
+        return status;
+    status = disk_protect(segments->file, 0, segments->max * size, false); /* joins mappings and parts none */
+    store->protect = status != ENG_OK;
     return status;
+}
+
+/* After protection ended; eng_error() says why. Without locks. */
+static void segments_say_unprotected(const struct store *store)
+{
+    char line[700];
+    snprintf(line, sizeof line, "%s; segments are not write-protected any more (vm.max_map_count)", eng_error());
+    if (store->report)
+        store->report(store->report_context, line);
 }
 
 enum eng_status segments_protect(struct store *store, uint64_t number)
 {
     struct segments *segments = &store->segments;
     enum eng_status status = ENG_OK;
-    if (!store->protect)
-        return ENG_OK;
     pthread_mutex_lock(&segments->lock);
-    for (uint32_t n = 0; n < segments->total && status == ENG_OK; n++) {
+    bool protects = store->protect;
+    for (uint32_t n = 0; n < segments->total && status == ENG_OK && store->protect; n++) {
         const struct segment *segment = &segments->table[n];
         /* sealed after the capture: objects behind what was captured have no checksum yet */
         if (segment->state == SEGMENT_SEALED && segment->captured && segment->captured <= number &&
             segment->checksummed >= segment->fill)
             status = segment_set_read_only(store, n, true);
     }
+    bool ended = protects && !store->protect;
     pthread_mutex_unlock(&segments->lock);
-    return status;
+    if (ended)
+        segments_say_unprotected(store);
+    return status == ENG_NO_MEMORY ? ENG_OK : status; /* what is not protected is as good as the rest */
 }
 
 /* Are there more than keep free segments whose space was not given back? Needs segments.lock. */
@@ -285,6 +306,7 @@ enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segm
     enum eng_status status = ENG_OK;
     uint32_t at = 0;
     pthread_mutex_lock(&segments->lock);
+    bool protects = store->protect;
     uint32_t floor = compactor ? segments->reserved : 1;
     if (segments->free_count <= floor)
         segments_reclaim(store);
@@ -312,7 +334,10 @@ enum eng_status segment_take(struct store *store, bool compactor, uint32_t *segm
             segments->reserved--;
         *segment = n;
     }
+    bool ended = protects && !store->protect;
     pthread_mutex_unlock(&segments->lock);
+    if (ended)
+        segments_say_unprotected(store);
     return status;
 }
 

@@ -105,7 +105,8 @@ ENG_MUST_CHECK enum eng_status segments_punch(struct store *store);
 ENG_MUST_CHECK enum eng_status segments_trim(struct store *store);
 
 /* With store_options.protect: write-protects the SEALED segments that checkpoint number or an older one has, whose
- * checksums are written. Nothing is ever written to them before they are taken again. Any thread. */
+ * checksums are written. Nothing is ever written to them before they are taken again. Without mappings for it
+ * protection ends, which is reported and no failure. Any thread. */
 ENG_MUST_CHECK enum eng_status segments_protect(struct store *store, uint64_t number);
 
 /* The header page of the file. */

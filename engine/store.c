@@ -89,6 +89,8 @@ static enum eng_status store_make(const struct store_options *options, struct st
     store->slot_arenas = 1;
     store->background = options->background;
     store->protect = options->protect;
+    store->report = options->report;
+    store->report_context = options->report_context;
     if (options->shape)
         store->shape = *options->shape;
     store->compactor.arena.segment = ARENA_CLOSED;

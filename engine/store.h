@@ -86,7 +86,8 @@ struct store_options {
     const struct store_shape *shape;   /* NULL: no store_kill_below, no rebuild */
     bool protect;                      /* sealed segments that a checkpoint has are write-protected */
     bool rebuild;                      /* do not read the control table; store_rebuilt must follow (rebuild.c) */
-    /* What a rebuild could not use; that memory may not be locked (from the decay thread). May be NULL. */
+    /* What a rebuild could not use; that memory may not be locked (from the decay thread), or segments not protected
+     * (from any). May be NULL. */
     void (*report)(void *context, const char *line);
     void *report_context;
     uint64_t hot_bytes;    /* of memory that may be locked for what is read most; 0: no hot tier */

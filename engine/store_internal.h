@@ -48,7 +48,10 @@ struct store {
     char *dir;
     uint32_t arenas_count; /* of each writer, then perhaps as many for inner nodes */
     uint32_t writers;
-    bool background, protect;
+    bool background;
+    bool protect;                                    /* sealed segments; under segments.lock */
+    void (*report)(void *context, const char *line); /* as in store_options */
+    void *report_context;
 
     struct segments segments;
     struct control control;

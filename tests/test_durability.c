@@ -1,11 +1,14 @@
 /*
  * Durability settings: what each promises of acknowledged commits, after kill -9 on a real file system and after a
  * power loss at any call of the simulated disk, also of a batch that is larger than a file of the log; and which of
- * them protect the objects of a checkpoint from stray stores. A power loss after a kill and a restart:
- * prog_kill_power.c.
+ * them protect the objects of a checkpoint from stray stores, also where the system has no mappings left for that. A
+ * power loss after a kill and a restart: prog_kill_power.c.
  */
 #include <check.h>
+#include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -154,6 +157,73 @@ START_TEST(stray_stores_fault)
 }
 END_TEST
 
+/* What would part a mapping fails, as in a process that has as many as the system allows (tests/CMakeLists.txt). */
+enum refusal { REFUSE_NOTHING, REFUSE_PROTECTING, REFUSE_SEGMENTS };
+#define REFUSAL_SEGMENT_BYTES (16u << 10)
+static _Atomic enum refusal refusal;
+static _Atomic unsigned refused, said;
+
+int __real_mprotect(void *at, size_t length, int protection);
+int __wrap_mprotect(void *at, size_t length, int protection);
+int __wrap_mprotect(void *at, size_t length, int protection)
+{
+    enum refusal now = refusal;
+    if (length == REFUSAL_SEGMENT_BYTES &&
+        (now == REFUSE_SEGMENTS || (now == REFUSE_PROTECTING && protection == PROT_READ))) {
+        refused++;
+        errno = ENOMEM;
+        return -1;
+    }
+    return __real_mprotect(at, length, protection);
+}
+
+static void count_line(void *context, const char *line)
+{
+    said += strstr(line, "not write-protected") != NULL;
+}
+
+/* Everything goes on, with one line that says so. */
+START_TEST(no_mappings_left_to_protect_with)
+{
+    enum eng_durability how = _i & 1 ? ENG_DURABLE_MSYNC_ASYNC : ENG_DURABLE_MPROTECT;
+    enum refusal with = _i & 2 ? REFUSE_SEGMENTS : REFUSE_PROTECTING;
+    char dir[] = "/tmp/pando-test-XXXXXX";
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    struct eng_options options = {.path = dir,
+                                  .create = true,
+                                  .segment_bytes = REFUSAL_SEGMENT_BYTES,
+                                  .durability = how,
+                                  .threads = 1,
+                                  .recovery_report = count_line};
+    struct eng *eng;
+    for (uint64_t start = 0; start < 3; start++) { /* when it is open; from the start; not any more */
+        refusal = start == 1 ? with : REFUSE_NOTHING;
+        said = refused = 0;
+        ck_assert_int_eq(eng_open(&options, &eng), ENG_OK);
+        for (uint64_t tag = 40 * start + 1; tag <= 40 * start + 40; tag++) {
+            fixture_commit(eng, 0, tag, 60);
+            if (tag % 5 == 0) {
+                ck_assert_int_eq(eng_drop_below(eng, 0, tag > 15 ? tag - 15 : 0), ENG_OK);
+                ck_assert_int_eq(eng_checkpoint(eng, NULL, 0, true), ENG_OK);
+                ck_assert_int_eq(eng_compact(eng, 95), ENG_OK);
+            }
+            if (tag == 20)
+                refusal = with;
+        }
+        ck_assert(fixture_audit(eng));
+        ck_assert_uint_eq(said, start < 2 ? 1 : 0);
+        ck_assert_uint_eq(refused, said); /* it was not tried again */
+        ck_assert(eng->store->protect == (start == 2));
+        eng_close(&eng);
+        refusal = REFUSE_NOTHING;
+        ck_assert_int_eq(eng_check(&options, true, fixture_line, NULL), ENG_OK);
+    }
+    char command[64];
+    snprintf(command, sizeof command, "rm -rf %s", dir);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 /* What a power loss leaves, at every disk call of some commits. */
 struct power {
     enum eng_durability durability;
@@ -264,6 +334,7 @@ int main(void)
     tcase_set_timeout(durable, 300);
     tcase_add_loop_test(durable, acknowledged_commits_survive_kill, ENG_DURABLE_NONE, ENG_DURABLE_FULL + 1);
     tcase_add_loop_test(durable, stray_stores_fault, ENG_DURABLE_NONE, ENG_DURABLE_MSYNC_ASYNC + 1);
+    tcase_add_loop_test(durable, no_mappings_left_to_protect_with, 0, 4);
     tcase_add_loop_test(durable, acknowledged_commits_survive_power_loss, ENG_DURABLE_MSYNC_SYNC, ENG_DURABLE_FULL + 1);
     tcase_add_test(durable, a_batch_larger_than_a_log_file_is_replayed);
     suite_add_tcase(suite, durable);

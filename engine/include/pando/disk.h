@@ -75,7 +75,8 @@ ENG_MUST_CHECK enum eng_status disk_punch(struct disk_file *file, uint64_t offse
 /* Maps the file once, shared, readable and writable, at one address for its whole life: reserve_bytes of address space
  * of which [0, size) may be touched; what a later disk_extend adds becomes usable at the same base. */
 ENG_MUST_CHECK enum eng_status disk_map(struct disk_file *file, uint64_t reserve_bytes, void **base);
-/* Write-protects a page-aligned range of the map (or makes it writable again). The simulated disk may ignore it. */
+/* Write-protects a page-aligned range of the map (or makes it writable again). The simulated disk may ignore it.
+ * ENG_NO_MEMORY: the process has as many mappings as the system allows. */
 ENG_MUST_CHECK enum eng_status disk_protect(struct disk_file *file, uint64_t offset, uint64_t length, bool read_only);
 /* Locks a page-aligned range of the map in memory, or lets it go. ENG_NO_MEMORY: the system does not allow that much.
  */

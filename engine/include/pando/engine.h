@@ -78,7 +78,8 @@ struct eng_cursor;
  * needs any more are removed, so there are at most a few times checkpoint_log_bytes beside that. */
 enum eng_durability {
     ENG_DURABLE_NONE,        /* what eng_checkpoint made durable survives a crash (the ledger node: it has a log) */
-    ENG_DURABLE_MPROTECT,    /* the same, and sealed segments are write-protected: a stray pointer faults */
+    ENG_DURABLE_MPROTECT,    /* the same, and sealed segments are write-protected: a stray pointer faults. Until the
+                              * process has as many mappings as the system allows (vm.max_map_count) */
     ENG_DURABLE_MSYNC_ASYNC, /* MPROTECT, and writing the state's dirty pages is started at every commit */
     ENG_DURABLE_MSYNC_SYNC,  /* in the store's own log, written to the system: survives kill -9, not a power loss */
     ENG_DURABLE_FSYNC,       /* in the store's own log and synced; replayed at the next open: what most want */
@@ -110,7 +111,8 @@ struct eng_options {
     uint64_t hot_bytes;    /* of memory to be locked for what point reads look at most; 0: no hot tier */
     uint32_t hot_decay_ms; /* what is not read for two times this cools; 0: 5000 */
     /* One line for each fault that VERIFY or REBUILD finds, and for each version REBUILD drops; one if the system does
-     * not let us lock hot_bytes of memory (then from a thread of the engine). May be NULL. */
+     * not let us lock hot_bytes of memory (then from a thread of the engine), one if it does not let us write-protect
+     * segments any more (from any thread). May be NULL. */
     void (*recovery_report)(void *context, const char *line);
     void *recovery_context;
 };

@@ -7,6 +7,9 @@
  * an older version still sees waits until that version is gone. Falls are a stack: what is below is freed before what
  * is beside, and the stack stays small. A commit or a drop frees at most REAP_STEP objects; store_reap more.
  *
+ * What waits, waits for the oldest version that sees it, which is watched (version.h). All that wait are looked at when
+ * a watched version went, and not when others did, however many come and go while a snapshot is held.
+ *
  * A subtree (OBJECT_TREE) falls like a node; what is below it is bounded by the floor of its base, and its hold on the
  * base becomes a `release`, due when no kept version can see the subtree since it has the base. Releases wait until no
  * fall is due: so nothing is freed that a node still to be looked at names. The last release of a base makes its root
@@ -231,6 +234,7 @@ static enum eng_status release_due(struct store *store)
             reaper->releases[kept++] = release;
         }
     }
+    reaper->holds_go |= i < reaper->releases_count; /* not looked at yet */
     while (i < reaper->releases_count)
         reaper->releases[kept++] = reaper->releases[i++];
     reaper->releases_count = kept;

@@ -23,7 +23,7 @@ struct reaper {
     size_t due_count, due_capacity, waiting_count, waiting_capacity;
     struct release *releases;
     size_t releases_count, releases_capacity;
-    bool look;     /* versions went: some that wait may be due */
+    bool look;     /* a version went that was watched: some that wait may be due */
     bool holds_go; /* some releases may be due, once nothing else is */
 };
 

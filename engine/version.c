@@ -229,8 +229,8 @@ void version_mark(struct store *store, struct lineage *line, struct version *ver
 
 bool version_sees(struct store *store, uint32_t lineage, uint64_t born, uint64_t died)
 {
-    const struct lineage *line = lineage_of(store, lineage);
-    const struct version *versions = line->versions + line->first;
+    struct lineage *line = lineage_of(store, lineage);
+    struct version *versions = line->versions + line->first;
     size_t low = 0, high = line->count;
     while (low < high) { /* the first that is not older than born */
         size_t middle = low + (high - low) / 2;
@@ -239,7 +239,10 @@ bool version_sees(struct store *store, uint32_t lineage, uint64_t born, uint64_t
         else
             high = middle;
     }
-    return low < line->count && versions[low].seen.generation < died;
+    if (low == line->count || versions[low].seen.generation >= died)
+        return false;
+    versions[low].watched = true;
+    return true;
 }
 
 /* ---- dropping ----------------------------------------------------------------------------------------------------*/
@@ -250,6 +253,7 @@ static void version_remove(struct store *store, struct lineage *line, size_t i)
     struct version *versions = line->versions + line->first;
     pthread_mutex_lock(&store->versions.lock);
     assert(versions[i].dropped && versions[i].pins == 0 && i + 1 < line->count);
+    store->reaper.look |= versions[i].watched;
     if (i < line->count / 2) {
         memmove(versions + 1, versions, i * sizeof *versions);
         line->first++;
@@ -258,7 +262,6 @@ static void version_remove(struct store *store, struct lineage *line, size_t i)
     }
     line->count--;
     line->releasable--;
-    store->reaper.look = true;
     atomic_fetch_sub_explicit(&store->versions.releasable, 1, memory_order_relaxed);
     pthread_mutex_unlock(&store->versions.lock);
 }

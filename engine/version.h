@@ -15,6 +15,7 @@ struct version {
     uint32_t pins;
     uint64_t pinned_ms; /* clock_ms when it got the first of them */
     bool dropped;       /* waits for its pins, or for a checkpoint to finish its checksums */
+    bool watched;       /* something waits in the reaper until it goes; the committing thread's */
 };
 
 struct lineage {
@@ -61,7 +62,8 @@ void version_append(struct store *store, uint32_t lineage, const struct version 
  * freed holds up nothing else: the worst of the failures comes at the end. */
 ENG_MUST_CHECK enum eng_status versions_release(struct store *store);
 
-/* Is a version of this lineage kept whose generation is in [born, died)? By the committing thread. */
+/* Is a version of this lineage kept whose generation is in [born, died)? The oldest is watched then: when it goes the
+ * reaper looks again. By the committing thread. */
 bool version_sees(struct store *store, uint32_t lineage, uint64_t born, uint64_t died);
 
 /* Prepends deaths to the list *head, in the arena's generation. On error the caller undoes the generation. */

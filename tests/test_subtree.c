@@ -450,6 +450,50 @@ START_TEST(what_falls_does_not_free_what_a_base_had)
 }
 END_TEST
 
+/* Versions that come and go cost nothing for what waits for another one, and what waits for them does not wait on. */
+START_TEST(what_waits_is_looked_at_when_it_may_be_due)
+{
+    struct reaper *reaper = &eng->store->reaper;
+    struct eng_batch *batch = begin(), *tree;
+    OK(eng_batch_tree(batch, K("t"), true, &tree));
+    put(tree, "a", "b");
+    commit(&batch, 1);
+    struct eng_snapshot *held = head();
+    batch = begin();
+    OK(eng_batch_remove(batch, K("t")));
+    commit(&batch, 2);
+    ck_assert_uint_eq(reaper->waiting_count, 1);
+    reaper->waiting[0].lineage = 9; /* has no versions: one look, and it is due */
+    for (uint64_t tag = 3; tag <= 20; tag++) {
+        batch = begin();
+        if (tag == 20) {
+            OK(eng_batch_tree(batch, K("u"), true, &tree));
+            put(tree, "a", "b");
+        }
+        commit(&batch, tag);
+        OK(eng_drop_below(eng, 0, tag));
+        ck_assert_uint_eq(reaper->waiting_count, 1);
+        ck_assert_uint_eq(reaper->due_count, 0);
+    }
+    reaper->waiting[0].lineage = 0;
+    batch = begin();
+    OK(eng_batch_remove(batch, K("u")));
+    commit(&batch, 21);
+    ck_assert_uint_eq(reaper->waiting_count, 2);
+    OK(eng_drop_below(eng, 0, 21));
+    ck_assert_uint_eq(reaper->waiting_count, 1);
+    eng_snapshot_close(&held);
+    batch = begin();
+    commit(&batch, 22);
+    OK(eng_drop_below(eng, 0, 22));
+    ck_assert_uint_eq(reaper->waiting_count, 0);
+    audit();
+    struct eng_statistics statistics;
+    eng_stats(eng, &statistics);
+    ck_assert_uint_eq(statistics.objects, 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("subtree");
@@ -466,6 +510,7 @@ int main(void)
     tcase_add_test(tests, a_tree_outlives_what_it_was_in);
     tcase_add_test(tests, digests_of_what_a_clone_removed_are_forgotten);
     tcase_add_loop_test(tests, what_falls_does_not_free_what_a_base_had, 0, 2);
+    tcase_add_test(tests, what_waits_is_looked_at_when_it_may_be_due);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

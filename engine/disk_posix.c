@@ -149,8 +149,12 @@ static enum eng_status posix_read(struct disk_file *file, uint64_t offset, void 
         ssize_t n = pread(posix_file(file)->fd, (uint8_t *)bytes + done, length - done, (off_t)(offset + done));
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0)
-            return fail_file(file, "read");
+        if (n < 0) {
+            int error = errno;
+            char what[80];
+            snprintf(what, sizeof what, "read of %zu bytes at %llu", length, (unsigned long long)offset);
+            return fail_errno(file->disk->root, file->path, what, error);
+        }
         if (n == 0)
             return eng_fail(ENG_IO, "%s/%s: read of %zu bytes at %llu: past the end", file->disk->root, file->path,
                             length, (unsigned long long)offset);

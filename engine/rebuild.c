@@ -29,6 +29,9 @@
  * What waited to be freed lazily (reap.c) is part of the versions that see it, and is freed with them by their death
  * lists.
  *
+ * Each segment is read by calls before it is looked at through the map: what the disk cannot read is an error then, and
+ * no SIGBUS.
+ *
  * Ways to fail: ENG_NO_MEMORY, ENG_FULL for the new lists, ENG_IO. The files of the checkpoint that was found are only
  * replaced by the new checkpoint: a rebuild that failed, or was killed, can be done again.
  */
@@ -40,6 +43,8 @@
 #include <string.h>
 
 #include "store_internal.h"
+
+#define READ_BYTES (256u << 10)
 
 void rebuild_say(const struct store_options *options, const char *format, ...)
 {
@@ -124,17 +129,33 @@ static void table_count(struct store *store)
     }
 }
 
+static enum eng_status read_segment(struct store *store, uint32_t n, uint8_t piece[READ_BYTES])
+{
+    uint64_t size = (uint64_t)store->segments.units * UNIT_BYTES;
+    enum eng_status status = ENG_OK;
+    for (uint64_t at = 0; at < size && status == ENG_OK; at += READ_BYTES)
+        status = disk_read(store->segments.file, n * size + at, piece, size - at < READ_BYTES ? size - at : READ_BYTES);
+    return status;
+}
+
 enum eng_status rebuild_table(struct store *store)
 {
     struct control *control = &store->control;
     if (store->root.ids_next == 0 || store->root.ids_next > control->limit)
         return eng_fail(ENG_DAMAGED, "%s: root slot: next id %llu is impossible", disk_file_path(store->slots),
                         (unsigned long long)store->root.ids_next);
+    uint8_t *piece = malloc(READ_BYTES);
+    enum eng_status status = piece ? ENG_OK : eng_fail(ENG_NO_MEMORY, "%s: rebuild: out of memory", store->dir);
     control->next = store->root.ids_next;
-    for (uint32_t n = 0; n < store->segments.total; n++)
-        scan_segment(store, n);
-    table_count(store);
-    return ENG_OK;
+    for (uint32_t n = 0; n < store->segments.total && status == ENG_OK; n++) {
+        status = read_segment(store, n, piece);
+        if (status == ENG_OK)
+            scan_segment(store, n);
+    }
+    free(piece);
+    if (status == ENG_OK)
+        table_count(store);
+    return status;
 }
 
 /* ---- what is live ------------------------------------------------------------------------------------------------*/

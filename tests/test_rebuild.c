@@ -5,6 +5,16 @@
 #include "recovery_fixture.h"
 
 static struct disk *disk;
+static uint64_t unreadable = UINT64_MAX; /* this byte of the segments (tests/CMakeLists.txt) */
+
+enum eng_status __real_disk_read(struct disk_file *file, uint64_t offset, void *bytes, size_t length);
+enum eng_status __wrap_disk_read(struct disk_file *file, uint64_t offset, void *bytes, size_t length);
+enum eng_status __wrap_disk_read(struct disk_file *file, uint64_t offset, void *bytes, size_t length)
+{
+    if (offset <= unreadable && unreadable - offset < length && strcmp(disk_file_path(file), "state/segments") == 0)
+        return eng_fail(ENG_IO, "%s: byte %llu cannot be read", disk_file_path(file), (unsigned long long)unreadable);
+    return __real_disk_read(file, offset, bytes, length);
+}
 
 static void setup(void)
 {
@@ -231,6 +241,34 @@ START_TEST(older_stores_are_refused)
 }
 END_TEST
 
+/* The disk cannot read a byte of the segments, wherever it is: named by what looks at them, before it does. */
+START_TEST(what_cannot_be_read_is_an_error)
+{
+    struct eng_options options = fixture_options(disk, ENG_DURABLE_NONE);
+    struct eng *eng = fixture_open_new(disk, ENG_DURABLE_NONE);
+    struct store_version head;
+    ck_assert(store_head(eng->store, 0, &head));
+    uint64_t object = CONTROL_LOCATION(eng->store->view.control[head.root]) * 64 + 40;
+    NEED_OK(eng_checkpoint(eng, NULL, 0, true));
+    uint64_t end = (uint64_t)eng->store->segments.total * options.segment_bytes;
+    eng_close(&eng);
+    unreadable = object;
+    ck_assert_int_eq(eng_check(&options, true, no_line, NULL), ENG_IO);
+    options.recovery = ENG_RECOVER_VERIFY;
+    ck_assert_int_eq(eng_open(&options, &eng), ENG_IO);
+    const uint64_t places[] = {object, SEGMENT_HEADER_BYTES, end - 1};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        unreadable = places[i];
+        ck_assert_int_eq(rebuild(&eng), ENG_IO);
+        ck_assert_ptr_nonnull(strstr(eng_error(), "state/segments"));
+    }
+    unreadable = UINT64_MAX;
+    ck_assert_int_eq(rebuild(&eng), ENG_OK);
+    ck_assert(fixture_audit(eng));
+    eng_close(&eng);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("rebuild");
@@ -242,6 +280,7 @@ int main(void)
     tcase_add_test(damage, objects_within_a_value_are_none);
     tcase_add_test(damage, both_slots_have_the_secret);
     tcase_add_test(damage, older_stores_are_refused);
+    tcase_add_test(damage, what_cannot_be_read_is_an_error);
     suite_add_tcase(suite, damage);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -49,6 +49,11 @@
  * finds nothing sets no line, as it is no failure. ENG_NOT_FOUND of eng_get*, eng_batch_get, eng_batch_next,
  * eng_batch_tree, eng_batch_tree_take, eng_snapshot_tree, eng_path and cursors leaves the line of an earlier failure.
  * Wrong use asserts.
+ *
+ * The state is mapped. Where the disk cannot read a page of it any more, or another process has cut state/segments off,
+ * no error can be returned: the system ends the process with SIGBUS, as with any mapped file. eng_check,
+ * ENG_RECOVER_VERIFY and ENG_RECOVER_REBUILD read by calls what they then look at, and name the place (ENG_IO). Copy
+ * such a directory to another disk, with zeros for what cannot be read, and open the copy with ENG_RECOVER_REBUILD.
  */
 #ifndef PANDO_ENGINE_H
 #define PANDO_ENGINE_H

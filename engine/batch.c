@@ -359,11 +359,11 @@ enum eng_status eng_batch_remove_range(struct eng_batch *batch, const uint8_t *f
         return status;
     /* the first key is written even if it is not there: so the buffer's mark advances, and a rollback to it is exact */
     status = buffer_remove(own->buffer, range.from, range.from_bytes);
-    const struct buffer_entry *entry = buffer_seek(own->buffer, range.from, range.from_bytes, true);
-    while (status == ENG_OK && entry && (!to || bytes_compare(entry->key, entry->key_bytes, to, to_bytes) < 0)) {
+    const struct buffer_entry *entry = buffer_seek_below(own->buffer, range.from, range.from_bytes, true, to, to_bytes);
+    while (status == ENG_OK && entry) {
         if (entry->kind == BUFFER_PUT)
             status = buffer_remove(own->buffer, entry->key, entry->key_bytes);
-        entry = buffer_seek(own->buffer, entry->key, entry->key_bytes, true);
+        entry = buffer_seek_below(own->buffer, entry->key, entry->key_bytes, true, to, to_bytes);
     }
     if (status != ENG_OK)
         layer_rollback(own, mark);

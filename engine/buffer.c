@@ -21,6 +21,7 @@
 #include "art.h"
 #include "buffer.h"
 #include "bump.h"
+#include "node.h"
 #include "pando/limits.h"
 
 #define BUFFER_MAGIC 0x7566666275706e61ull
@@ -221,13 +222,22 @@ enum eng_status buffer_step(struct buffer *buffer)
     return ENG_OK;
 }
 
-const struct buffer_entry *buffer_seek(const struct buffer *buffer, const uint8_t *key, size_t key_bytes, bool after)
+const struct buffer_entry *buffer_seek_below(const struct buffer *buffer, const uint8_t *key, size_t key_bytes,
+                                             bool after, const uint8_t *to, size_t to_bytes)
 {
     assert(buffer->magic == BUFFER_MAGIC);
     const struct buffer_entry *entry = art_seek(&buffer->art, key, key_bytes, after);
-    while (entry && entry->kind == BUFFER_NONE)
+    while (entry && (!to || bytes_compare(entry->key, entry->key_bytes, to, to_bytes) < 0)) {
+        if (entry->kind != BUFFER_NONE)
+            return entry;
         entry = art_seek(&buffer->art, entry->key, entry->key_bytes, true);
-    return entry;
+    }
+    return NULL;
+}
+
+const struct buffer_entry *buffer_seek(const struct buffer *buffer, const uint8_t *key, size_t key_bytes, bool after)
+{
+    return buffer_seek_below(buffer, key, key_bytes, after, NULL, 0);
 }
 
 const struct buffer_entry *buffer_seek_before(const struct buffer *buffer, const uint8_t *key, size_t key_bytes)

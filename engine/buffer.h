@@ -59,6 +59,9 @@ ENG_MUST_CHECK enum eng_status buffer_step(struct buffer *buffer);
 
 /* First PUT or REMOVE entry with key >= the given one (> if after), or NULL. Works before and after the freeze. */
 const struct buffer_entry *buffer_seek(const struct buffer *buffer, const uint8_t *key, size_t key_bytes, bool after);
+/* The same among keys < to (NULL: all), looking at none behind it: what was rolled back is still passed over. */
+const struct buffer_entry *buffer_seek_below(const struct buffer *buffer, const uint8_t *key, size_t key_bytes,
+                                             bool after, const uint8_t *to, size_t to_bytes);
 /* Last PUT or REMOVE entry with key < the given one (NULL key: the last of all), or NULL. */
 const struct buffer_entry *buffer_seek_before(const struct buffer *buffer, const uint8_t *key, size_t key_bytes);
 

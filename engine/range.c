@@ -205,13 +205,14 @@ static enum eng_status less_hidden(struct eng_batch *batch, const struct hidden 
     return status;
 }
 
-/* The first key at or after (after) the given one that any layer holds. */
-static const struct buffer_entry *layers_next(const struct eng_batch *batch, const uint8_t *key, size_t key_bytes,
-                                              bool after)
+/* The first key at or after (after) the given one that any layer holds, before the range's end. */
+static const struct buffer_entry *layers_next(const struct eng_batch *batch, const struct hidden_range *range,
+                                              const uint8_t *key, size_t key_bytes, bool after)
 {
     const struct buffer_entry *first = NULL;
     for (uint32_t i = 0; i <= batch->below_count; i++) {
-        const struct buffer_entry *entry = buffer_seek(batch_layer(batch, i)->buffer, key, key_bytes, after);
+        const struct buffer_entry *entry =
+            buffer_seek_below(batch_layer(batch, i)->buffer, key, key_bytes, after, range->to, range->to_bytes);
         if (entry && (!first || bytes_compare(entry->key, entry->key_bytes, first->key, first->key_bytes) < 0))
             first = entry;
     }
@@ -255,11 +256,11 @@ static enum eng_status batch_totals(struct eng_batch *batch, const struct hidden
     if (status == ENG_OK)
         status = less_hidden(batch, all, range, totals);
     const uint8_t none = 0;
-    const struct buffer_entry *key = layers_next(batch, range->from ? range->from : &none, range->from_bytes, false);
-    while (status == ENG_OK && key &&
-           (!range->to || bytes_compare(key->key, key->key_bytes, range->to, range->to_bytes) < 0)) {
+    const struct buffer_entry *key =
+        layers_next(batch, range, range->from ? range->from : &none, range->from_bytes, false);
+    while (status == ENG_OK && key) {
         status = correct(batch, all, key, totals);
-        key = layers_next(batch, key->key, key->key_bytes, true);
+        key = layers_next(batch, range, key->key, key->key_bytes, true);
     }
     return status;
 }

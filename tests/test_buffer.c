@@ -193,6 +193,12 @@ static void check_seeks(const struct buffer *buffer, enum key_form form)
             ck_assert_ptr_null(entry);
         else
             check_entry(entry, i);
+        size_t end = random_below((uint32_t)keys_count);
+        entry = buffer_seek_below(buffer, probe.bytes, probe.count, after, keys[end].bytes, keys[end].count);
+        if (i >= end)
+            ck_assert_ptr_null(entry);
+        else
+            check_entry(entry, i);
     }
     for (int all = 0; all < 2; all++) {
         size_t i = all ? keys_count : least;

@@ -359,18 +359,18 @@ START_TEST(the_set_is_a_set)
 }
 END_TEST
 
-static void add_point(struct hidden *hidden, uint32_t at, uint64_t mark)
-{
-    uint8_t from[4] = {(uint8_t)(at >> 16), (uint8_t)(at >> 8), (uint8_t)at, 1};
-    uint8_t to[4] = {from[0], from[1], from[2], 2};
-    OK(hidden_add(hidden, &(struct hidden_range){from, to, 4, 4}, mark));
-}
-
 static double cpu_s(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void add_point(struct hidden *hidden, uint32_t at, uint64_t mark)
+{
+    uint8_t from[4] = {(uint8_t)(at >> 16), (uint8_t)(at >> 8), (uint8_t)at, 1};
+    uint8_t to[4] = {from[0], from[1], from[2], 2};
+    OK(hidden_add(hidden, &(struct hidden_range){from, to, 4, 4}, mark));
 }
 
 /* However many ranges were removed before. */
@@ -718,6 +718,37 @@ START_TEST(few_nodes_are_written_and_the_space_comes_back)
 }
 END_TEST
 
+/* Removes many small ranges. */
+static double remove_many(struct eng_batch *batch)
+{
+    double began = cpu_s();
+    for (unsigned i = 0; i < 2000; i++) {
+        char from[16], to[16];
+        snprintf(from, sizeof from, "k%05u", i);
+        snprintf(to, sizeof to, "k%05u~", i);
+        OK(remove_range(batch, from, to));
+    }
+    return cpu_s() - began;
+}
+
+/* What was rolled back behind a range is not looked at. */
+START_TEST(a_removal_costs_what_is_in_its_range)
+{
+    struct eng_batch *batch = batch_on(NULL);
+    uint64_t mark = eng_batch_mark(batch);
+    double alone = remove_many(batch);
+    eng_batch_rollback(batch, mark);
+    for (unsigned i = 0; i < 20000; i++) {
+        char key[16];
+        size_t bytes = (size_t)snprintf(key, sizeof key, "z%05u", i);
+        OK(eng_batch_put(batch, (const uint8_t *)key, bytes, (struct eng_value){ENG_BYTES, NULL, 0}));
+    }
+    eng_batch_rollback(batch, mark);
+    ck_assert_double_lt(remove_many(batch), 20 * alone + 0.1); /* it was 6 s */
+    eng_batch_close(&batch);
+}
+END_TEST
+
 /* A leaf that is parted gives back the values outside it. */
 START_TEST(outside_values_in_a_parted_leaf)
 {
@@ -751,6 +782,7 @@ int main(void)
     tcase_add_test(calls, layers_hide_those_below_them);
     tcase_add_test(calls, totals_of_a_batch);
     tcase_add_test(calls, few_nodes_are_written_and_the_space_comes_back);
+    tcase_add_test(calls, a_removal_costs_what_is_in_its_range);
     tcase_add_test(calls, outside_values_in_a_parted_leaf);
     tcase_set_timeout(calls, 60);
     suite_add_tcase(suite, calls);

@@ -21,8 +21,8 @@
  *
  * A store has up to ENG_ROOTS_MAX top-level roots (0, 1, ...), each a line of versions. A version is what one commit
  * made; it is named by a tag the caller gives (a ledger gives the height), tags of a root ascend. Versions are kept
- * until eng_drop; keeping and opening them costs nothing. The root digest depends on the contents alone
- * (pando/digest.h), not on the order, batching or history of the operations that made them.
+ * until eng_drop; keeping one costs the space of what was changed since, opening it nothing. The root digest depends on
+ * the contents alone (pando/digest.h), not on the order, batching or history of the operations that made them.
  *
  * Keys: 1..ENG_KEY_BYTES_MAX bytes, any values, ordered bytewise (a prefix first). Values: tagged, ENG_BYTES of
  * 0..ENG_VALUE_BYTES_MAX bytes (less if a segment is smaller: a value lies in one), or ENG_AMOUNT: exactly 16 bytes, a

@@ -119,10 +119,9 @@ static void forget_block(struct ledger *ledger)
 
 void publish_answers(struct ledger *ledger, size_t most)
 {
-    struct admitted *admitted;
     for (size_t i = 0; i < most; i++) {
         pthread_mutex_lock(&ledger->lock);
-        admitted = resubmissions_take(&ledger->answers);
+        struct admitted *admitted = resubmissions_take(&ledger->answers);
         pthread_mutex_unlock(&ledger->lock);
         if (!admitted)
             break;

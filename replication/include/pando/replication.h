@@ -78,7 +78,7 @@ struct follower_status {
     enum follower_state state;
     uint64_t source_height; /* as last told */
     char address[256];
-    char error[512]; /* last error line, "" if none */
+    char error[512]; /* last error line, also while LIVE that of a source that is not believed; "" if none */
 };
 ENG_MUST_CHECK enum eng_status follower_open(const struct replication_ledger *ledger, const char *const urls[],
                                              size_t count, struct follower **follower);
